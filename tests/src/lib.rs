@@ -1,0 +1,1 @@
+//! Shared bench of the end-to-end tests.
