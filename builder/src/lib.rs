@@ -1,0 +1,15 @@
+//! Builds, boots and checks immutable K3s node images for Proxmox VE.
+//!
+//! The order of the modules is the order of the work: read the configuration, pin every input,
+//! fetch it, build the image stage by stage, boot it.
+
+pub mod boot;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod disk;
+pub mod fetch;
+pub mod image;
+pub mod lock;
+pub mod store;
+pub mod ui;

@@ -1,0 +1,1 @@
+//! The cache folder: where downloads and stage outputs lie, named by content.
