@@ -46,6 +46,9 @@ func (s *server) controlPlane(ctx context.Context) error {
 	if err := s.startControllers(); err != nil {
 		return err
 	}
+	if err := s.afterReset(ctx); err != nil {
+		return err
+	}
 	close(s.ready)
 	return s.housekeeping(ctx)
 }

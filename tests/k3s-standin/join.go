@@ -37,7 +37,7 @@ func (a *agent) join(ctx context.Context) error {
 	var client *supervisorClient
 	for client == nil {
 		var err error
-		if client, err = dialSupervisor(ctx, a.url, a.token); err != nil {
+		if client, err = a.dialSupervisor(ctx); err != nil {
 			logrus.Errorf("Failed to validate connection to cluster at %s: %v", a.url, err)
 			if err := sleep(ctx, validateEvery); err != nil {
 				return err
@@ -73,17 +73,19 @@ func sleep(ctx context.Context, pause time.Duration) error {
 
 // supervisorClient speaks to the server's public port with the token's password.
 type supervisorClient struct {
-	url, user, password string
-	http                *http.Client
+	url   string
+	token token
+	http  *http.Client
 }
 
 // dialSupervisor fetches the CA, compares it with the hash in the token, and tries the password.
-func dialSupervisor(ctx context.Context, url, text string) (*supervisorClient, error) {
-	parsed, err := parseToken(text)
+// A node that was here before also shows its certificate: its token may have run out since.
+func (a *agent) dialSupervisor(ctx context.Context) (*supervisorClient, error) {
+	parsed, err := parseToken(a.token)
 	if err != nil {
 		return nil, err
 	}
-	insecure := &supervisorClient{url: url, http: httpClient(&tls.Config{InsecureSkipVerify: true})}
+	insecure := &supervisorClient{url: a.url, http: httpClient(&tls.Config{InsecureSkipVerify: true})}
 	ca, err := insecure.do(ctx, http.MethodGet, "/cacerts", nil, nil)
 	if err != nil {
 		return nil, fmt.Errorf("failed to get CA certs: %w", err)
@@ -96,8 +98,12 @@ func dialSupervisor(ctx context.Context, url, text string) (*supervisorClient, e
 	if !pool.AppendCertsFromPEM(ca) {
 		return nil, errors.New("the server's CA is not a certificate")
 	}
-	client := &supervisorClient{url: url, user: parsed.user, password: parsed.password,
-		http: httpClient(&tls.Config{RootCAs: pool})}
+	config := &tls.Config{RootCAs: pool}
+	known := filepath.Join(a.dir, "client-kubelet")
+	if pair, err := tls.LoadX509KeyPair(known+".crt", known+".key"); err == nil {
+		config.Certificates = []tls.Certificate{pair}
+	}
+	client := &supervisorClient{url: a.url, token: parsed, http: httpClient(config)}
 	_, err = client.do(ctx, http.MethodGet, "/v1-k3s/readyz", nil, nil)
 	return client, err
 }
@@ -111,8 +117,10 @@ func (c *supervisorClient) do(ctx context.Context, method, path string, headers 
 	if err != nil {
 		return nil, err
 	}
-	if c.user != "" {
-		request.SetBasicAuth(c.user, c.password)
+	if c.token.id != "" {
+		request.Header.Set("Authorization", "Bearer "+c.token.id+"."+c.token.password)
+	} else if c.token.password != "" {
+		request.SetBasicAuth(c.token.user, c.token.password)
 	}
 	for key, value := range headers {
 		request.Header.Set(key, value)

@@ -111,7 +111,8 @@ func (a *agent) kubeletConfig() map[string]any {
 		"tlsCertFile":              filepath.Join(a.dir, "serving-kubelet.crt"),
 		"tlsPrivateKeyFile":        filepath.Join(a.dir, "serving-kubelet.key"),
 	}
-	if shared() { // another kubelet on this host would take our pods' cgroups for leftovers of its own
+	if shared() { // another kubelet on this host would take our pods' cgroups and logs for leftovers of its own
+		config["podLogsDir"] = under("/var/log/pods")
 		config["cgroupsPerQOS"] = false
 		config["enforceNodeAllocatable"] = []string{"none"}
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -121,24 +120,6 @@ func peer(r *http.Request) *x509.Certificate {
 		return nil
 	}
 	return r.TLS.VerifiedChains[0][0]
-}
-
-// authenticated asks for the agents' password, or the server's.
-func (s *server) authenticated(next http.Handler) http.Handler {
-	agent := s.agentPass
-	if agent == "" {
-		agent = s.serverPass
-	}
-	expected := map[string]string{"node": agent, "server": s.serverPass}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		user, password, _ := r.BasicAuth()
-		want, known := expected[user]
-		if !known || subtle.ConstantTimeCompare([]byte(password), []byte(want)) != 1 {
-			refuse(w, http.StatusUnauthorized, "Unauthorized")
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
 }
 
 // adminOnly lets the cluster's administrators in, by certificate.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -18,8 +19,12 @@ import (
 // tokenFileWait is how long the real one waits for a token file to appear.
 const tokenFileWait = 4 * time.Minute
 
-// token is what a node shows to join: `K10<hash of the server CA>::<user>:<password>`, or the password alone.
+var bootstrapToken = regexp.MustCompile(`^([a-z0-9]{6})\.([a-z0-9]{16})$`)
+
+// token is what a node shows to join: `K10<hash of the server CA>::<user>:<password>`, the password
+// alone, or a bootstrap token `<id>.<secret>` with or without the hash.
 type token struct {
+	id       string // of a bootstrap token, which has no user
 	caHash   string // empty in the short form: the CA is then trusted as it comes
 	user     string
 	password string
@@ -28,6 +33,9 @@ type token struct {
 func parseToken(text string) (token, error) {
 	text = strings.TrimSpace(text)
 	rest, full := strings.CutPrefix(text, "K10")
+	if match := bootstrapToken.FindStringSubmatch(text); match != nil {
+		return token{id: match[1], password: match[2]}, nil
+	}
 	if !full || !strings.Contains(rest, "::") {
 		if text == "" {
 			return token{}, errors.New("token is empty")
@@ -37,6 +45,9 @@ func parseToken(text string) (token, error) {
 	hash, credentials, _ := strings.Cut(rest, "::")
 	if raw, err := hex.DecodeString(hash); err != nil || len(raw) != sha256.Size {
 		return token{}, errors.New("invalid token CA hash length")
+	}
+	if match := bootstrapToken.FindStringSubmatch(credentials); match != nil {
+		return token{caHash: hash, id: match[1], password: match[2]}, nil
 	}
 	user, password, ok := strings.Cut(credentials, ":")
 	if !ok || user == "" || password == "" {
