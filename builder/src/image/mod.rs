@@ -1,1 +1,213 @@
-//! (in the making)
+//! From a profile to an image file: the plan, the stages in their order, and the runner that
+//! reuses what is there already.
+
+pub mod assemble;
+pub mod base;
+pub mod facts;
+pub mod k3s;
+pub mod key;
+pub mod loader;
+pub mod manifest;
+pub mod overlay;
+pub mod plan;
+pub mod scan;
+pub mod tarball;
+pub mod tools;
+pub mod verify;
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use fs_err as fs;
+use node::values::Digest;
+
+pub use manifest::{Manifest, Paths};
+pub use plan::Plan;
+
+use crate::store::Store;
+use crate::ui::{Ui, since};
+use tools::Tools;
+
+/// A stage whose output is kept in the store under its key.
+struct Stage {
+    name: &'static str,
+    what: &'static str,
+    key: fn(&Plan) -> Digest,
+    inputs: fn(&Plan) -> Vec<(String, Digest)>,
+    make: fn(&Build, &Path) -> Result<()>,
+}
+
+/// The order: tools first, as the boot loader needs its programs; the rest could go in any order,
+/// and the disk (see [`Build::image`]) needs all.
+const STAGES: [Stage; 4] = [
+    Stage {
+        name: "tools",
+        what: "unpack the programs that make the image",
+        key: |p| p.keys.tools,
+        inputs: |p| vec![("packages".to_owned(), p.tools.digest())],
+        make: |b, dest| tools::unpack(b.store, &b.plan.tools, dest),
+    },
+    Stage {
+        name: "loader",
+        what: "make the boot loader for BIOS and UEFI",
+        key: |p| p.keys.loader,
+        inputs: |p| vec![("tools".to_owned(), p.keys.tools)],
+        make: |b, dest| loader::make(&b.tools(), &b.plan.image, dest),
+    },
+    Stage {
+        name: "base",
+        what: "install the operating system",
+        key: |p| p.keys.base,
+        inputs: |p| vec![("packages".to_owned(), p.base.digest())],
+        make: |b, dest| base::make(b.store, &b.plan.base, &b.plan.names, &b.plan.image, dest),
+    },
+    Stage {
+        name: "k3s",
+        what: "unpack K3s' data directory",
+        key: |p| p.keys.k3s,
+        inputs: |p| vec![("k3s".to_owned(), p.k3s.sha256)],
+        make: |b, dest| k3s::unpack(b.store, &b.plan.k3s, dest),
+    },
+];
+
+/// A build under way. All inputs are in the store.
+#[derive(Debug, Clone, Copy)]
+pub struct Build<'a> {
+    /// What is built.
+    pub plan: &'a Plan,
+    /// Where inputs and stage outputs lie.
+    pub store: &'a Store,
+    /// Where progress is shown.
+    pub ui: &'a Ui,
+}
+
+impl Build<'_> {
+    fn tools(&self) -> Tools {
+        Tools::new(&self.store.stage("tools", &self.plan.keys.tools))
+    }
+
+    /// Builds into `out`, or finds the image there already. Whatever stops it, `out` never holds
+    /// half an image.
+    ///
+    /// # Errors
+    /// A stage fails; the error names it.
+    pub fn run(&self, out: &Path) -> Result<Manifest> {
+        fs::create_dir_all(out)?;
+        let paths = Paths::new(out, &self.plan.id);
+        let _lock = self.store.stage_lock("image", &self.plan.keys.image, self.ui)?;
+        if let Some(manifest) = self.present(&paths)? {
+            self.say(STAGES.len() + 1, "image", "present, nothing to do");
+            return Ok(manifest);
+        }
+        self.stages()?;
+        let start = Instant::now();
+        let manifest = self.image(&paths).context("stage image failed")?;
+        self.say(STAGES.len() + 1, "image", &format!("made, {}", since(start)));
+        self.record()?;
+        Ok(manifest)
+    }
+
+    /// Runs or reuses every stage before the image.
+    ///
+    /// # Errors
+    /// A stage fails; the error names it.
+    pub fn stages(&self) -> Result<()> {
+        for (i, stage) in STAGES.iter().enumerate() {
+            self.stage(i + 1, stage).with_context(|| format!("stage {} failed", stage.name))?;
+        }
+        Ok(())
+    }
+
+    fn stage(&self, number: usize, stage: &Stage) -> Result<()> {
+        let key = (stage.key)(self.plan);
+        let _lock = self.store.stage_lock(stage.name, &key, self.ui)?;
+        if self.store.stage(stage.name, &key).exists() {
+            self.say(number, stage.name, &format!("reused, key {} unchanged", key.short(12)));
+            return Ok(());
+        }
+        self.say(number, stage.name, &format!("{}: no output for key {} yet", stage.what, key.short(12)));
+        let start = Instant::now();
+        let temp = self.store.temp_dir(stage.name)?;
+        (stage.make)(self, temp.path())?;
+        self.store.commit_stage(stage.name, &key, temp, &(stage.inputs)(self.plan))?;
+        self.say(number, stage.name, &format!("made, {}", since(start)));
+        Ok(())
+    }
+
+    fn say(&self, number: usize, name: &str, text: &str) {
+        self.ui.line(format!("stage {number}/{} {name}: {text}", STAGES.len() + 1));
+    }
+
+    fn present(&self, paths: &Paths) -> Result<Option<Manifest>> {
+        if !paths.manifest.exists() || !paths.qcow2.exists() {
+            return Ok(None);
+        }
+        let manifest = Manifest::load(&paths.manifest)?;
+        let size = fs::metadata(&paths.qcow2)?.len();
+        Ok((manifest.key == self.plan.keys.image && size == manifest.qcow2.bytes).then_some(manifest))
+    }
+
+    /// The last stage: overlay, disk, manifest. Its files come from a folder inside `out`, so that
+    /// each appears by one rename; the manifest comes last.
+    fn image(&self, paths: &Paths) -> Result<Manifest> {
+        let plan = self.plan;
+        let base = self.store.stage("base", &plan.keys.base);
+        let k3s_stage = self.store.stage("k3s", &plan.keys.k3s);
+        let facts = base::Facts::load(&base)?;
+        let identity = overlay::identity(&plan.id, assemble::root_uuid(&plan.keys.image));
+        let mut overlay = overlay::render(&plan.trees, &plan.facts, &identity, &facts.os_release)?;
+        let config = plan.facts.node_config(&plan.id, &plan.cluster);
+        overlay::add_own(&mut overlay, &plan.firstboot.0, &config, &identity)?;
+        let scan = scan::tarball(&overlay)?.plus(facts.scan).plus(k3s::scanned(&k3s_stage)?);
+        let payload = k3s::entries(self.store, &plan.k3s, plan.images.as_ref(), &k3s_stage)?;
+        let parts = assemble::Parts {
+            tools: &self.tools(),
+            base: &base,
+            facts: &facts,
+            payload: &payload,
+            overlay: &overlay,
+            loader: &self.store.stage("loader", &plan.keys.loader),
+            key: &plan.keys.image,
+            epoch: plan.image.source_date_epoch,
+        };
+        let temp = self.store.temp_dir("image")?;
+        let disk = assemble::make(&parts, plan.profile.vm.disk, temp.path())?;
+        let manifest = Manifest::new(plan, &disk, facts.bytes, scan);
+        publish(&temp.path().join("image.qcow2"), &paths.qcow2)?;
+        let json = |value: &serde_json::Value| serde_json::to_vec_pretty(value);
+        node::files::write_atomic(&paths.sbom, &json(&manifest::sbom(plan))?, 0o644)?;
+        let text = serde_json::to_vec_pretty(&manifest)?;
+        node::files::write_atomic(&paths.manifest, &text, 0o644)?;
+        Ok(manifest)
+    }
+
+    /// Tells the store what this image uses, so that garbage collection keeps it.
+    fn record(&self) -> Result<()> {
+        let plan = self.plan;
+        let packages = plan.base.packages.iter().chain(&plan.tools.packages).map(|p| p.sha256);
+        let artifacts = std::iter::once(&plan.k3s).chain(&plan.images).map(|a| a.sha256);
+        let objects: Vec<Digest> = packages.chain(artifacts).collect();
+        let stages: Vec<_> =
+            STAGES.iter().map(|s| (s.name.to_owned(), (s.key)(plan))).collect();
+        self.store.record_use(&plan.id.to_string(), &objects, &stages)
+    }
+}
+
+/// Moves a finished, synced file to where people look for it; copies where that is another file
+/// system.
+fn publish(from: &Path, to: &Path) -> Result<()> {
+    match fs::rename(from, to) {
+        Ok(()) => node::files::sync_folder_of(to),
+        Err(e) if e.kind() == std::io::ErrorKind::CrossesDevices => {
+            let temp = node::files::temp_beside(to);
+            let copied = fs::copy(from, &temp).and_then(|_| fs::File::open(&temp)?.sync_all());
+            if let Err(e) = copied.and_then(|()| fs::rename(&temp, to)) {
+                let _ = fs::remove_file(&temp); // the copy's error is the one to tell
+                return Err(e.into());
+            }
+            node::files::sync_folder_of(to)
+        }
+        Err(e) => Err(e.into()),
+    }
+}

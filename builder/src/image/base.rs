@@ -1,0 +1,213 @@
+//! The base root file system (D5): mmdebstrap over a pool of exactly the locked packages, never
+//! over the network, as an ordinary user where subordinate ids allow it.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use fs_err as fs;
+use node::command::{Run, check};
+use node::values::Digest;
+use serde::{Deserialize, Serialize};
+
+use super::key::Key;
+use super::scan::{self, Scan};
+use super::tarball;
+use crate::config::Image;
+use crate::lock::{BaseSet, pool};
+use crate::store::Store;
+
+/// Version of this stage's code.
+const VERSION: u32 = 1;
+const CLEAN_HOOK: &str = include_str!("clean-hook.sh");
+/// Free bytes of memory-backed scratch space under which the disk is used instead: the tree and
+/// its packages take 0.6 GB.
+const SCRATCH_FLOOR: u64 = 2 << 30;
+
+/// Files of the stage's output.
+pub const TAR: &str = "root.tar";
+const FACTS: &str = "facts.json";
+
+/// What later stages need to know of the base without reading its tar again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Facts {
+    /// Every folder, so that the overlay leaves their modes alone.
+    pub folders: BTreeSet<String>,
+    /// `/usr/lib/os-release`, which the overlay completes.
+    pub os_release: String,
+    /// Bytes its files take on disk, in blocks of 4 KiB.
+    pub bytes: u64,
+    /// Files and folders.
+    pub entries: u64,
+    /// What the secret scan looked at.
+    pub scan: Scan,
+}
+
+impl Facts {
+    /// Those of the stage output `stage`.
+    ///
+    /// # Errors
+    /// The file is missing or damaged.
+    pub fn load(stage: &Path) -> Result<Self> {
+        let path = stage.join(FACTS);
+        serde_json::from_slice(&fs::read(&path)?)
+            .with_context(|| format!("{} is damaged; remove its folder", path.display()))
+    }
+}
+
+/// Key of the base: the exact packages, and everything of the image's file that steers mmdebstrap.
+///
+/// # Errors
+/// Never in practice (see [`Key::json`]).
+pub fn key(set: &BaseSet, image: &Image) -> Result<Digest> {
+    let key = Key::of("base", VERSION).with("hook", CLEAN_HOOK).with("suite", &image.suite);
+    let key = key.with("epoch", image.source_date_epoch.to_string()).with("scan", scan::VERSION);
+    let key = key.json("exclude", &image.exclude)?.json("include", &image.include)?;
+    let key = key.json("request", &set.request)?;
+    Ok(set.packages.iter().fold(key, |k, p| k.digest(&p.name, &p.sha256)).finish())
+}
+
+/// Builds the base into `dest`. All packages of `set` must be in the store.
+///
+/// # Errors
+/// mmdebstrap fails, what it installed is not what is locked, or a secret is found.
+pub fn make(store: &Store, set: &BaseSet, names: &[String], image: &Image, dest: &Path) -> Result<()> {
+    let scratch = Scratch::new()?;
+    let pool = scratch.0.join("pool");
+    pool::make_pool(store, set, &image.suite, &pool)?;
+    let tar = dest.join(TAR);
+    run_mmdebstrap(&scratch.0, &pool, names, image, &tar)?;
+    let facts = inspect(&tar, set)?;
+    fs::write(dest.join(FACTS), serde_json::to_vec(&facts)?)?;
+    Ok(())
+}
+
+fn run_mmdebstrap(scratch: &Path, pool: &Path, names: &[String], image: &Image, tar: &Path) -> Result<()> {
+    let hook = scratch.join("clean-hook");
+    node::files::write_atomic(&hook, CLEAN_HOOK.as_bytes(), 0o755)?;
+    let mode = if nix::unistd::geteuid().is_root() { "root" } else { "unshare" };
+    // If this process is killed, so is mmdebstrap, which then cleans up after itself.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM", "mmdebstrap", "--variant=minbase", "--format=tar", "--quiet"]);
+    command.arg(format!("--mode={mode}")).arg(format!("--include={}", names.join(",")));
+    command.arg("--aptopt=Acquire::Languages \"none\"").arg("--aptopt=APT::Install-Recommends \"false\"");
+    command.args(image.exclude.iter().map(|glob| format!("--dpkgopt=path-exclude={glob}")));
+    command.args(image.include.iter().map(|glob| format!("--dpkgopt=path-include={glob}")));
+    command.arg(format!("--customize-hook={}", hook.display()));
+    command.args([&image.suite, "-"]);
+    command.arg(format!("deb [trusted=yes] copy://{} {} main", pool.display(), image.suite));
+    command.env("SOURCE_DATE_EPOCH", image.source_date_epoch.to_string());
+    command.env("TMPDIR", scratch).env("LC_ALL", "C").env("TZ", "UTC");
+    command.stdin(Stdio::null()).stdout(fs::File::create(tar)?.into_file());
+    let output = command.stderr(Stdio::piped()).output();
+    let output = output.with_context(|| format!("failed to start `{}`", command.line()))?;
+    check(&command, &output).context("failed to build the base root file system")
+}
+
+/// Reads the tar once: what is in it, whether it is what was locked, and whether it is clean.
+fn inspect(tar: &Path, set: &BaseSet) -> Result<Facts> {
+    let folders = tarball::folders(tar)?;
+    let (mut os_release, mut status) = (String::new(), String::new());
+    let (mut bytes, mut entries) = (0, 0);
+    let scan = scan::tar(tar, |name, size, content| {
+        bytes += size.next_multiple_of(4096);
+        entries += 1;
+        match name {
+            "usr/lib/os-release" => os_release.push_str(&String::from_utf8_lossy(content)),
+            "var/lib/dpkg/status" => status.push_str(&String::from_utf8_lossy(content)),
+            _ => {}
+        }
+    })?;
+    ensure!(!os_release.is_empty(), "the base has no /usr/lib/os-release");
+    compare(&installed(&status), set)?;
+    Ok(Facts { folders, os_release, bytes, entries, scan })
+}
+
+/// `name=version` of every installed package of a dpkg status file.
+fn installed(status: &str) -> BTreeSet<String> {
+    let field = |block: &str, key: &str| {
+        let line = block.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(": "));
+        line.map(str::to_owned)
+    };
+    let blocks = status.split("\n\n").filter(|b| b.contains("Status: install ok installed"));
+    blocks.filter_map(|b| Some(format!("{}={}", field(b, "Package")?, field(b, "Version")?))).collect()
+}
+
+fn compare(installed: &BTreeSet<String>, set: &BaseSet) -> Result<()> {
+    let locked = set.packages.iter().map(|p| format!("{}={}", p.name, p.version)).collect();
+    let only = |a: &BTreeSet<String>, b: &BTreeSet<String>| {
+        a.difference(b).cloned().collect::<Vec<_>>().join(" ")
+    };
+    if *installed != locked {
+        bail!(
+            "the base is not what builder.lock says: installed but not locked: {}; \
+             locked but not installed: {}; run `builder lock --update {}`",
+            or_none(only(installed, &locked)),
+            or_none(only(&locked, installed)),
+            set.name
+        );
+    }
+    Ok(())
+}
+
+fn or_none(text: String) -> String {
+    if text.is_empty() { "none".to_owned() } else { text }
+}
+
+/// A folder for mmdebstrap that its mapped users can reach too, so not below the cache in a
+/// private home; in memory where there is room. Named by process, so that a later build can
+/// remove what a killed one left.
+struct Scratch(PathBuf);
+
+const SCRATCH_PREFIX: &str = "node-image-builder.";
+
+impl Scratch {
+    fn new() -> Result<Self> {
+        let parent = scratch_parent();
+        sweep(&parent);
+        let path = parent.join(format!("{SCRATCH_PREFIX}{}", std::process::id()));
+        fs::create_dir(&path)?;
+        let everyone = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&path, everyone)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0); // litter at worst: the next build sweeps it
+    }
+}
+
+fn scratch_parent() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    let free = nix::sys::statvfs::statvfs(memory).map_or(0, |s| s.blocks_available() * s.fragment_size());
+    match std::env::var_os("TMPDIR") {
+        Some(chosen) => PathBuf::from(chosen),
+        None if free > SCRATCH_FLOOR => memory.to_owned(),
+        None => std::env::temp_dir(),
+    }
+}
+
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_string_lossy().strip_prefix(SCRATCH_PREFIX).and_then(|p| p.parse::<i32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = fs::remove_dir_all(entry.path()); // another user's litter is not ours to remove
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_installed_packages_count() {
+        let status = "Package: a\nStatus: install ok installed\nVersion: 1\n\n\
+                      Package: b\nStatus: deinstall ok config-files\nVersion: 2\n";
+        assert_eq!(installed(status), ["a=1".to_owned()].into());
+    }
+}

@@ -1,0 +1,201 @@
+//! What a build will make, decided before anything is made: the inputs, the key of every stage,
+//! and the image-id they give.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use node::config::NodeFact;
+use node::image_id::ImageId;
+use node::values::Digest;
+
+use super::facts::Facts;
+use super::key::Key;
+use super::overlay::Trees;
+use super::{base, k3s, loader, scan, tools};
+use crate::config::{Cluster, Image, Profile, Project};
+use crate::disk::ext4;
+use crate::lock::apt::SetRequest;
+use crate::lock::{Artifact, BaseSet, Lock};
+use crate::store::hash_file;
+
+/// Version of the last stage's code: overlay and disk.
+const VERSION: u32 = 1;
+/// Names of the artifacts every image needs and may hold, in `builder.lock`.
+pub const K3S: &str = "k3s";
+/// Container images for K3s; an image without them pulls from the network.
+pub const IMAGES: &str = "k3s-airgap-images";
+
+/// Keys of all stages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keys {
+    /// Unpacked tools.
+    pub tools: Digest,
+    /// Base root file system.
+    pub base: Digest,
+    /// K3s' unpacked data directory.
+    pub k3s: Digest,
+    /// Boot loader files.
+    pub loader: Digest,
+    /// The image itself.
+    pub image: Digest,
+}
+
+/// A build decided.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Name of what is built.
+    pub id: ImageId,
+    /// Keys of its stages.
+    pub keys: Keys,
+    /// The operating system.
+    pub image: Image,
+    /// The profile.
+    pub profile: Profile,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// What templates see.
+    pub facts: Facts,
+    /// Exact packages of the base.
+    pub base: BaseSet,
+    /// Exact packages of the tools tree.
+    pub tools: BaseSet,
+    /// Packages asked for by name, the kernel among them.
+    pub names: Vec<String>,
+    /// K3s.
+    pub k3s: Artifact,
+    /// Its container images.
+    pub images: Option<Artifact>,
+    /// The overlay's files.
+    pub trees: Trees,
+    /// The static firstboot program and its digest.
+    pub firstboot: (PathBuf, Digest),
+}
+
+/// The package sets a profile's image needs in the lock: its base and its tools.
+///
+/// # Errors
+/// The profile's image does not exist.
+pub fn requests(project: &Project, profile: &Profile) -> Result<[SetRequest; 2]> {
+    let image = image_of(project, profile)?;
+    let extra = if profile.packages.is_empty() { String::new() } else { format!("+{}", profile.name) };
+    let base = request(image, format!("{}{extra}", image.name), package_names(image, profile), true);
+    let tools = request(image, format!("{}-tools", image.name), image.tools.keys().cloned().collect(), false);
+    Ok([base, tools])
+}
+
+fn request(image: &Image, name: String, packages: Vec<String>, essential: bool) -> SetRequest {
+    SetRequest {
+        name,
+        distribution: image.distribution.clone(),
+        suites: image.suites.clone(),
+        security_suite: image.security_suite.clone(),
+        components: image.components.clone(),
+        keyring: PathBuf::from(&image.keyring),
+        packages,
+        essential,
+        origin: format!("images/{}.toml", image.name),
+    }
+}
+
+fn image_of<'a>(project: &'a Project, profile: &Profile) -> Result<&'a Image> {
+    let missing = || format!("profile `{}` names image `{}`, which is not there", profile.name, profile.image);
+    project.image_of(profile).with_context(missing)
+}
+
+fn package_names(image: &Image, profile: &Profile) -> Vec<String> {
+    let mut names: Vec<String> = image.packages.keys().chain(profile.packages.keys()).cloned().collect();
+    names.push(image.kernel.clone());
+    names.sort();
+    names.dedup();
+    names
+}
+
+impl Plan {
+    /// Decides the build of `profile` from the project and `lock`.
+    ///
+    /// # Errors
+    /// The lock lacks something or is older than the profile, or an input cannot be read.
+    pub fn new(project: &Project, profile: &Profile, lock: &Lock, firstboot: &Path) -> Result<Self> {
+        let image = image_of(project, profile)?;
+        let [base_request, tools_request] = requests(project, profile)?;
+        let base = locked_set(lock, &base_request)?;
+        let tools = locked_set(lock, &tools_request)?;
+        let k3s = lock.artifacts.get(K3S).context("builder.lock has no artifact `k3s`")?.clone();
+        let images = lock.artifacts.get(IMAGES).cloned();
+        let trees = Trees::read(&project.root, &tree_names(image, profile))?;
+        let (digest, _) = hash_file(firstboot)?;
+        let mut facts = Facts::new(image, profile, &project.cluster, nodes(project));
+        facts.k3s_version.clone_from(&k3s.version);
+        facts.standin = k3s.standin || images.as_ref().is_some_and(|i| i.standin);
+        let mut keys = stage_keys(image, &base, &tools, &k3s)?;
+        keys.image = image_key(&keys, images.as_ref(), &facts, &trees, &digest)?;
+        Ok(Self {
+            id: ImageId::new(profile.name.clone(), &keys.image, facts.standin),
+            keys,
+            image: image.clone(),
+            profile: profile.clone(),
+            cluster: project.cluster.clone(),
+            facts,
+            base,
+            tools,
+            names: base_request.packages,
+            k3s,
+            images,
+            trees,
+            firstboot: (firstboot.to_owned(), digest),
+        })
+    }
+}
+
+fn locked_set(lock: &Lock, request: &SetRequest) -> Result<BaseSet> {
+    let name = &request.name;
+    let Some(set) = lock.bases.get(name) else {
+        bail!("builder.lock has no package set `{name}`; run `builder lock --update {name}`");
+    };
+    if set.request != request.digest() {
+        bail!(
+            "builder.lock is older than {} or the profile: set `{name}` was locked for other \
+             packages or suites; run `builder lock --update {name}`",
+            request.origin
+        );
+    }
+    Ok(set.clone())
+}
+
+fn tree_names(image: &Image, profile: &Profile) -> Vec<String> {
+    let role = std::iter::once(profile.role.as_str().to_owned());
+    image.tree.iter().cloned().chain(role).chain(profile.tree.iter().cloned()).collect()
+}
+
+fn nodes(project: &Project) -> Vec<NodeFact> {
+    let fact = |n: &crate::config::NodeSpec| {
+        let role = project.profiles.get(&n.profile)?.role;
+        Some(NodeFact { name: n.name.clone(), address: n.address, role })
+    };
+    project.cluster.nodes.iter().filter_map(fact).collect()
+}
+
+fn stage_keys(image: &Image, base: &BaseSet, tools: &BaseSet, k3s: &Artifact) -> Result<Keys> {
+    let tools = tools::key(tools);
+    Ok(Keys {
+        tools,
+        base: base::key(base, image)?,
+        k3s: k3s::key(k3s),
+        loader: loader::key(&tools, image)?,
+        image: tools, // known last: see image_key
+    })
+}
+
+fn image_key(
+    keys: &Keys,
+    images: Option<&Artifact>,
+    facts: &Facts,
+    trees: &Trees,
+    firstboot: &Digest,
+) -> Result<Digest> {
+    let key = Key::of("image", VERSION).digest("tools", &keys.tools).digest("base", &keys.base);
+    let key = key.digest("k3s", &keys.k3s).digest("loader", &keys.loader);
+    let key = key.json("images", &images.map(|i| (&i.name, i.sha256)))?.json("facts", facts)?;
+    let key = key.digest("trees", &trees.digest()).digest("firstboot", firstboot);
+    Ok(key.with("mke2fs.conf", ext4::MKE2FS_CONF).with("scan", scan::VERSION).finish())
+}

@@ -1,0 +1,60 @@
+# Chores anyone can run; `./dev RECIPE` installs what they need first.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+static := "x86_64-unknown-linux-gnu"
+builder := "target/release/builder"
+standin := "target/k3s-standin"
+standin_lock := "target/standin.lock"
+
+# List the recipes
+default:
+    @just --list
+
+# Build the programs: builder for this host, firstboot as one static program
+build:
+    cargo build --release --quiet --package builder
+    just firstboot
+
+# firstboot, static and without this machine's paths: its bytes are an input of every image
+firstboot:
+    RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo --remap-path-prefix=$PWD=/src" \
+      cargo build --release --quiet --package firstboot --target {{ static }}
+
+# Set up everything and build the image of a profile (the README's first command)
+image profile="worker": build
+    tests/image.sh {{ profile }}
+
+# Build all three images, boot one
+boot profile="worker" *args: (image profile)
+    {{ builder }} boot --profile {{ profile }} --lock {{ standin_lock }} {{ args }}
+
+# Everything the gate runs (the README's second command)
+test: lint unit e2e
+
+# Formatting and lints, warnings as errors
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --quiet -- --deny warnings
+
+# Unit and program tests
+unit:
+    cargo test --workspace --exclude e2e --quiet
+    cd tests/k3s-standin && go vet ./... && go test ./...
+
+# Whole images: builds, kills, boots (a sample chosen by the commit; `just full` runs all)
+e2e: build
+    tests/k3s-standin/build.sh
+    cargo test --package e2e -- --test-threads=1 --nocapture
+
+# All tests without sampling; writes its dated result to docs/results.md
+full: lint unit build
+    tests/full.sh
+
+# Licences, advisories and sources of all crates
+deny:
+    cargo deny check
+
+# The speed table, against mkosi in the same run
+bench *args: build
+    benches/run.sh {{ args }}
