@@ -1,0 +1,67 @@
+//! `builder cache ls|gc`: what the cache holds, for which images, and the removal of the rest.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+
+use anyhow::Result;
+use node::values::Digest;
+
+use crate::lock::Lock;
+use crate::store::{Entry, Kind, Store};
+use crate::ui::Ui;
+
+/// `builder cache ls`: one line per thing, or all as JSON.
+pub fn run_ls(store: &Store, json: bool, out: &mut impl Write, ui: &Ui) -> Result<()> {
+    let listing = store.list()?;
+    if json {
+        serde_json::to_writer_pretty(&mut *out, &listing)?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    for entry in &listing.entries {
+        writeln!(out, "{}", line(entry))?;
+    }
+    let total: u64 = listing.entries.iter().map(|e| e.size).sum();
+    let (count, images) = (listing.entries.len(), listing.images.len());
+    let root = store.root().display();
+    ui.line(format!("{}: {count} entries, {}, used by {images} images", root, mebibytes(total)));
+    Ok(())
+}
+
+/// `builder cache gc`: keeps what the `keep_images` newest builds and the lock use.
+pub fn run_gc(
+    store: &Store,
+    lock: &Lock,
+    keep_images: usize,
+    dry_run: bool,
+    out: &mut impl Write,
+    ui: &Ui,
+) -> Result<()> {
+    let keep: BTreeSet<Digest> = lock.digests().collect();
+    let report = store.gc(keep_images, &keep, dry_run)?;
+    for entry in &report.removed {
+        writeln!(out, "{}", line(entry))?;
+    }
+    let verb = if dry_run { "would free" } else { "freed" };
+    let (freed, kept) = (mebibytes(report.freed), mebibytes(report.kept));
+    let (count, forgotten) = (report.removed.len(), report.forgotten.len());
+    ui.line(format!("{verb} {freed} in {count} entries of {forgotten} older images; {kept} stay"));
+    Ok(())
+}
+
+/// `stage base  3f9c2a71b0de…  295.2 MiB  worker-3f9c2a71b0de`.
+fn line(entry: &Entry) -> String {
+    let kind = match &entry.kind {
+        Kind::Stage(name) => format!("stage {name}"),
+        Kind::Object => "object".to_owned(),
+        Kind::Temp => "temp".to_owned(),
+    };
+    let name: String = entry.name.chars().take(16).collect();
+    let users = if entry.images.is_empty() { "-".to_owned() } else { entry.images.join(" ") };
+    format!("{kind:<16} {name:<16} {:>12}  {users}", mebibytes(entry.size))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}

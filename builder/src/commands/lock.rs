@@ -1,0 +1,112 @@
+//! `builder lock`: keeps `builder.lock` in step with the images, and says what changed.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use crate::lock::apt::{SetRequest, resolve};
+use crate::lock::mirror::Mirrors;
+use crate::lock::{BaseSet, Diff, Lock, standin};
+use crate::store::Store;
+use crate::ui::Ui;
+
+/// What was asked for on the command line.
+#[derive(Debug, Clone, Default)]
+pub struct LockOptions {
+    /// Names of base sets to resolve anew though nothing asked for changed; `all` for every one.
+    pub update: Vec<String>,
+    /// Files that take an artifact's place: name, path.
+    pub standins: Vec<(String, PathBuf)>,
+}
+
+/// Everything [`run_lock`] works on.
+#[derive(Debug)]
+pub struct LockInputs<'a> {
+    /// The lock file.
+    pub path: &'a Path,
+    /// All package sets the images need; what the lock has beyond them is dropped.
+    pub requests: &'a [SetRequest],
+    /// Where the package mirrors are.
+    pub mirrors: &'a Mirrors,
+    /// The cache.
+    pub store: &'a Store,
+}
+
+/// Resolves what is missing, outdated or named by `--update`, puts stand-ins in place and writes
+/// the lock if it changed. Artifacts stay as they are: their digests are facts that people enter
+/// with their source.
+pub fn run_lock(inputs: &LockInputs, options: &LockOptions, ui: &Ui) -> Result<Lock> {
+    let old = Lock::read_or_empty(inputs.path)?;
+    check_names(&old, inputs.requests, &options.update)?;
+    let mut lock = Lock { artifacts: old.artifacts.clone(), ..Lock::default() };
+    for request in inputs.requests {
+        let base = refresh(old.bases.get(&request.name), request, inputs, options, ui)?;
+        lock.bases.insert(request.name.clone(), base);
+    }
+    for name in old.bases.keys().filter(|name| !lock.bases.contains_key(*name)) {
+        ui.line(format!("{name}: no image asks for it any more; dropped"));
+    }
+    for (name, path) in &options.standins {
+        standin(&mut lock, inputs.store, name, path)?;
+        let version = &lock.artifact(name)?.version;
+        ui.warn(format!("{name} {version} is a stand-in from {}", path.display()));
+    }
+    if lock == old && inputs.path.exists() {
+        ui.line(format!("{} is up to date", inputs.path.display()));
+    } else {
+        lock.write(inputs.path)?;
+        ui.line(format!("wrote {}", inputs.path.display()));
+    }
+    Ok(lock)
+}
+
+fn check_names(lock: &Lock, requests: &[SetRequest], update: &[String]) -> Result<()> {
+    for name in update {
+        if lock.artifacts.contains_key(name) {
+            bail!(
+                "--update {name}: an artifact's digest is entered by hand, with the place it was \
+                 read: change `version`, `url`, `sha256` and `source` of {name} in the lock"
+            );
+        }
+        if name != "all" && !requests.iter().any(|r| r.name == *name) {
+            let known: Vec<_> = requests.iter().map(|r| r.name.as_str()).collect();
+            bail!("--update {name}: no such package set; there are: all, {}", known.join(", "));
+        }
+    }
+    Ok(())
+}
+
+/// The locked set where it still answers the request, else a new one.
+fn refresh(
+    old: Option<&BaseSet>,
+    request: &SetRequest,
+    inputs: &LockInputs,
+    options: &LockOptions,
+    ui: &Ui,
+) -> Result<BaseSet> {
+    let name = &request.name;
+    let forced = options.update.iter().any(|u| u == name || u == "all");
+    let why = match old {
+        None => "not locked yet",
+        Some(old) if old.request != request.digest() => "asked for something else now",
+        Some(_) if forced => "update asked for",
+        Some(old) => {
+            ui.line(format!("{name}: {} packages, kept", old.packages.len()));
+            return Ok(old.clone());
+        }
+    };
+    ui.line(format!("{name}: {why}; asking the mirrors"));
+    let new = resolve(inputs.store, request, inputs.mirrors)?;
+    ui.line(format!("{name}: {}", summary(old, &new)));
+    Ok(new)
+}
+
+/// How many packages, and each that changed.
+fn summary(old: Option<&BaseSet>, new: &BaseSet) -> String {
+    let count = new.packages.len();
+    match old.map(|old| Diff::new(old, new)) {
+        None => format!("{count} packages"),
+        Some(diff) if diff.is_empty() => format!("{count} packages, none changed"),
+        Some(diff) => format!("{count} packages, changed:\n{}", diff.to_string().trim_end()),
+    }
+}

@@ -1,1 +1,0 @@
-//! The cache folder: where downloads and stage outputs lie, named by content.
