@@ -1,1 +1,282 @@
-//! (in the making)
+//! The command line as types; the comments here are its help. Nothing is done here.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use node::values::{Hostname, Size};
+
+/// Builds, boots and checks immutable K3s node images for Proxmox VE.
+///
+/// A project is a folder with images/, profiles/ and cluster/cluster.toml. The
+/// usual order is: check, lock, image, boot.
+///
+/// Data goes to stdout, everything else to stderr. Exit status: 0 done,
+/// 1 failed, 2 wrong usage or configuration, 3 unhealthy or stale.
+#[derive(Debug, Parser)]
+#[command(name = "builder", version, max_term_width = 80, propagate_version = true)]
+pub struct Cli {
+    /// Flags of all commands
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of all commands.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Project folder [default: the nearest one at or above this folder]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Show warnings and errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Show also what is run and fetched; twice for every detail
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Print data as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check all configuration and tell every problem at once
+    Check,
+    /// Print the JSON schema of a kind of file, for editors
+    Schema(SchemaArgs),
+    /// Write builder.lock: version, digest and size of every input
+    Lock(LockArgs),
+    /// Build the image of a profile
+    Image(ImageArgs),
+    /// Boot a built image in QEMU and check the node from inside
+    Boot(BootArgs),
+    /// Build an image again from its manifest and compare bit for bit
+    Verify(VerifyArgs),
+    /// Look at the cache of downloads and stages, or make room
+    #[command(subcommand)]
+    Cache(CacheCommand),
+}
+
+/// Arguments of `schema`.
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// Which kind of file
+    pub kind: SchemaKind,
+}
+
+/// Kinds of files that have a schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SchemaKind {
+    /// images/NAME.toml
+    Image,
+    /// profiles/NAME.toml
+    Profile,
+    /// cluster/cluster.toml
+    Cluster,
+    /// builder.lock
+    Lock,
+}
+
+/// Where inputs come from, for closed networks.
+#[derive(Debug, Clone, Args)]
+pub struct SourceArgs {
+    /// Take a mirror's place, such as debian=https://mirror.lan/debian; repeat
+    #[arg(long = "mirror", value_name = "NAME=URL", value_parser = pair)]
+    pub mirrors: Vec<(String, String)>,
+    /// Use the cache and given files only
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// Arguments of `lock`.
+#[derive(Debug, Args)]
+pub struct LockArgs {
+    /// Renew only these inputs; without names, all of them
+    #[arg(long, value_name = "NAME", num_args = 0..)]
+    pub update: Option<Vec<String>>,
+    /// Lock a stand-in for an input that cannot be downloaded here; repeat.
+    /// Images made from it are marked and can be booted, but not pushed
+    #[arg(long = "standin", value_name = "NAME=PATH", value_parser = path_pair)]
+    pub standins: Vec<(String, PathBuf)>,
+    /// The file to write
+    #[arg(long, value_name = "FILE", default_value = "builder.lock")]
+    pub output: PathBuf,
+    /// Where inputs come from
+    #[command(flatten)]
+    pub source: SourceArgs,
+}
+
+/// Arguments of `image`.
+#[derive(Debug, Args)]
+pub struct ImageArgs {
+    /// The profile to build
+    #[arg(long, value_name = "NAME", required_unless_present = "all")]
+    pub profile: Option<String>,
+    /// Build every profile
+    #[arg(long, conflicts_with = "profile")]
+    pub all: bool,
+    /// Print the resolved profile and the plan, and stop there
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The lock to build from
+    #[arg(long, value_name = "FILE", default_value = "builder.lock")]
+    pub lock: PathBuf,
+    /// Take an input from a file; its digest must be the lock's; repeat
+    #[arg(long = "artifact", value_name = "NAME=PATH", value_parser = path_pair)]
+    pub artifacts: Vec<(String, PathBuf)>,
+    /// Folder of the finished images
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    pub out: PathBuf,
+    /// Where inputs come from
+    #[command(flatten)]
+    pub source: SourceArgs,
+}
+
+/// Arguments of `boot`.
+#[derive(Debug, Args)]
+pub struct BootArgs {
+    /// The image to boot, a .qcow2 with its manifest beside it
+    #[arg(required_unless_present = "profile", conflicts_with = "profile")]
+    pub image: Option<PathBuf>,
+    /// Boot the newest image of this profile
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Where --profile looks for images
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    pub out: PathBuf,
+    /// Firmware of the virtual machine
+    #[arg(long, value_enum, default_value_t = Firmware::Seabios)]
+    pub firmware: Firmware,
+    /// Leave the guest running and say how to log in
+    #[arg(long)]
+    pub keep: bool,
+    /// Give up after this time, such as 90s or 15m
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = duration)]
+    pub timeout: Duration,
+    /// How the boot must end
+    #[arg(long, value_enum, default_value_t = Expect::Ready)]
+    pub expect: Expect,
+    /// The server an agent joins, on the host's loopback
+    #[arg(long, value_name = "ADDR:PORT", requires = "token_file")]
+    pub join: Option<SocketAddr>,
+    /// File with the token to start or join the cluster with
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Which node of cluster.toml to boot as [default: the profile's first]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<Hostname>,
+    /// Memory of the guest [default: the node's]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Size>,
+    /// Virtual CPUs of the guest [default: as many as the host has]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub cpus: Option<u32>,
+}
+
+/// Firmware a guest starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Firmware {
+    /// BIOS, Proxmox's default
+    Seabios,
+    /// UEFI
+    Ovmf,
+}
+
+/// How a boot test must end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Expect {
+    /// The Kubernetes Node is Ready
+    Ready,
+    /// The node waits for its join secret
+    Waiting,
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The image to prove, a .qcow2 with its manifest beside it
+    pub image: PathBuf,
+    /// The lock it was built from
+    #[arg(long, value_name = "FILE", default_value = "builder.lock")]
+    pub lock: PathBuf,
+    /// Take an input from a file; its digest must be the lock's; repeat
+    #[arg(long = "artifact", value_name = "NAME=PATH", value_parser = path_pair)]
+    pub artifacts: Vec<(String, PathBuf)>,
+    /// Where inputs come from
+    #[command(flatten)]
+    pub source: SourceArgs,
+}
+
+/// Commands on the cache.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// List what the cache holds
+    Ls,
+    /// Remove what the last images do not use
+    Gc(GcArgs),
+}
+
+/// Arguments of `cache gc`.
+#[derive(Debug, Args)]
+pub struct GcArgs {
+    /// How many of the last images of each profile keep their inputs
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub keep: usize,
+    /// Say what would go, and leave it
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `NAME=VALUE`, both with something in them.
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+            Ok((name.to_owned(), value.to_owned()))
+        }
+        _ => Err("must look like NAME=VALUE".to_owned()),
+    }
+}
+
+fn path_pair(text: &str) -> Result<(String, PathBuf), String> {
+    pair(text).map(|(name, path)| (name, path.into()))
+}
+
+/// `90s`, `15m`, `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let seconds = [("s", 1), ("m", 60), ("h", 3600)].iter().find_map(|(unit, factor)| {
+        text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(*factor)
+    });
+    match seconds {
+        Some(1..) => Ok(Duration::from_secs(seconds.unwrap_or_default())),
+        _ => Err("must be a whole number with s, m or h, such as 90s or 15m".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_and_pairs_say_what_they_want() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        for bad in ["", "90", "0s", "-1s", "1d", "99999999999999999999h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert_eq!(pair("a=b=c"), Ok(("a".into(), "b=c".into())));
+        for bad in ["", "a", "=b", "a="] {
+            assert!(pair(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -11,5 +11,9 @@ pub mod disk;
 pub mod fetch;
 pub mod image;
 pub mod lock;
+pub mod logging;
 pub mod store;
 pub mod ui;
+
+/// Exit code for wrong usage or configuration.
+pub const USAGE: u8 = 2;

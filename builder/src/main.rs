@@ -1,1 +1,29 @@
-fn main() {}
+//! The `builder` program: arguments, one place where errors are printed, the exit code.
+
+use std::process::ExitCode;
+
+use builder::cli::Cli;
+use builder::config::Problems;
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    builder::logging::start(cli.global.quiet, cli.global.verbose);
+    match builder::commands::run(&cli) {
+        Ok(code) => code,
+        Err(error) => report(&error),
+    }
+}
+
+/// Prints the error once, one line per cause; returns what the caller of this program shall see.
+fn report(error: &anyhow::Error) -> ExitCode {
+    if let Some(problems) = error.downcast_ref::<Problems>() {
+        eprintln!("error: the configuration or the command line is wrong\n{problems}");
+        return ExitCode::from(builder::USAGE);
+    }
+    eprintln!("error: {error}");
+    for cause in error.chain().skip(1) {
+        eprintln!("  caused by: {cause}");
+    }
+    ExitCode::FAILURE
+}

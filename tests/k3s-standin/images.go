@@ -66,7 +66,7 @@ func (a *agent) importImages(ctx context.Context) error {
 			logrus.Errorf("Error encountered while importing %s: %v", path, err)
 			return ctx.Err()
 		}
-		seen[path] = imported{Size: info.Size(), ModTime: info.ModTime().UTC().Truncate(time.Second), Images: names}
+		seen[path] = imported{Size: info.Size(), ModTime: info.ModTime().UTC(), Images: names}
 		return nil
 	})
 	if err != nil {

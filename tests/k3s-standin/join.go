@@ -104,8 +104,10 @@ func (a *agent) dialSupervisor(ctx context.Context) (*supervisorClient, error) {
 		config.Certificates = []tls.Certificate{pair}
 	}
 	client := &supervisorClient{url: a.url, token: parsed, http: httpClient(config)}
-	_, err = client.do(ctx, http.MethodGet, "/v1-k3s/readyz", nil, nil)
-	return client, err
+	if _, err := client.do(ctx, http.MethodGet, "/v1-k3s/readyz", nil, nil); err != nil {
+		return nil, err
+	}
+	return client, nil
 }
 
 func httpClient(config *tls.Config) *http.Client {

@@ -2,13 +2,33 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use node::values::Digest;
 
+use super::{Context, inputs};
+use crate::cli::CacheCommand;
 use crate::lock::Lock;
 use crate::store::{Entry, Kind, Store};
 use crate::ui::Ui;
+
+/// `builder cache`.
+///
+/// # Errors
+/// The cache cannot be read, or something in it not removed.
+pub fn run(ctx: &Context, command: &CacheCommand) -> Result<ExitCode> {
+    let store = Store::open(None)?;
+    let mut out = std::io::stdout().lock();
+    match command {
+        CacheCommand::Ls => run_ls(&store, ctx.json, &mut out, &ctx.ui)?,
+        CacheCommand::Gc(args) => {
+            let lock = Lock::read_or_empty(&ctx.root()?.join(inputs::LOCK))?;
+            run_gc(&store, &lock, args.keep, args.dry_run, &mut out, &ctx.ui)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
 
 /// `builder cache ls`: one line per thing, or all as JSON.
 pub fn run_ls(store: &Store, json: bool, out: &mut impl Write, ui: &Ui) -> Result<()> {

@@ -1,9 +1,12 @@
 //! `builder lock`: keeps `builder.lock` in step with the images, and says what changed.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
+use super::{Context, inputs};
+use crate::cli::LockArgs;
 use crate::lock::apt::{SetRequest, resolve};
 use crate::lock::mirror::Mirrors;
 use crate::lock::{BaseSet, Diff, Lock, standin};
@@ -30,6 +33,32 @@ pub struct LockInputs<'a> {
     pub mirrors: &'a Mirrors,
     /// The cache.
     pub store: &'a Store,
+}
+
+/// `builder lock`.
+///
+/// # Errors
+/// The configuration is wrong, a name unknown, or a mirror cannot be asked.
+pub fn run(ctx: &Context, args: &LockArgs) -> Result<ExitCode> {
+    let project = ctx.project()?;
+    let path = ctx.root()?.join(&args.output);
+    let update = match &args.update {
+        Some(names) if names.is_empty() => vec!["all".to_owned()],
+        Some(names) => names.clone(),
+        None => Vec::new(),
+    };
+    let options = LockOptions { update, standins: args.standins.clone() };
+    // A stand-in's lock is made beside the project's own and starts from it.
+    let own = ctx.root()?.join(inputs::LOCK);
+    if !path.exists() && path != own && own.exists() {
+        Lock::read(&own)?.write(&path)?;
+    }
+    let requests = inputs::all_requests(&project)?;
+    let mirrors = inputs::mirrors(&args.source)?;
+    let store = Store::open(None)?;
+    let found = LockInputs { path: &path, requests: &requests, mirrors: &mirrors, store: &store };
+    run_lock(&found, &options, &ctx.ui)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Resolves what is missing, outdated or named by `--update`, puts stand-ins in place and writes

@@ -12,11 +12,14 @@ use node::values::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::key::Key;
+use super::plan::Plan;
 use super::scan::{self, Scan};
 use super::tarball;
 use crate::config::Image;
-use crate::lock::{BaseSet, pool};
+use crate::fetch::make_pool;
+use crate::lock::BaseSet;
 use crate::store::Store;
+use crate::ui::Ui;
 
 /// Version of this stage's code.
 const VERSION: u32 = 1;
@@ -72,12 +75,13 @@ pub fn key(set: &BaseSet, image: &Image) -> Result<Digest> {
 ///
 /// # Errors
 /// mmdebstrap fails, what it installed is not what is locked, or a secret is found.
-pub fn make(store: &Store, set: &BaseSet, names: &[String], image: &Image, dest: &Path) -> Result<()> {
+pub fn make(store: &Store, plan: &Plan, ui: &Ui, dest: &Path) -> Result<()> {
+    let (set, image) = (&plan.base, &plan.image);
     let scratch = Scratch::new()?;
     let pool = scratch.0.join("pool");
-    pool::make_pool(store, set, &image.suite, &pool)?;
+    make_pool(store, set, &image.suite, &pool, ui)?;
     let tar = dest.join(TAR);
-    run_mmdebstrap(&scratch.0, &pool, names, image, &tar)?;
+    run_mmdebstrap(&scratch.0, &pool, &plan.names, image, &tar)?;
     let facts = inspect(&tar, set)?;
     fs::write(dest.join(FACTS), serde_json::to_vec(&facts)?)?;
     Ok(())

@@ -60,7 +60,7 @@ const STAGES: [Stage; 4] = [
         what: "install the operating system",
         key: |p| p.keys.base,
         inputs: |p| vec![("packages".to_owned(), p.base.digest())],
-        make: |b, dest| base::make(b.store, &b.plan.base, &b.plan.names, &b.plan.image, dest),
+        make: |b, dest| base::make(b.store, b.plan, b.ui, dest),
     },
     Stage {
         name: "k3s",
@@ -130,7 +130,8 @@ impl Build<'_> {
         let start = Instant::now();
         let temp = self.store.temp_dir(stage.name)?;
         (stage.make)(self, temp.path())?;
-        self.store.commit_stage(stage.name, &key, temp, &(stage.inputs)(self.plan))?;
+        let inputs = (stage.inputs)(self.plan).into_iter().map(|(name, d)| (name, d.to_string()));
+        self.store.commit_stage(stage.name, &key, temp, &inputs.collect::<Vec<_>>())?;
         self.say(number, stage.name, &format!("made, {}", since(start)));
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use node::config::NodeFact;
 use node::image_id::ImageId;
 use node::values::Digest;
@@ -14,12 +14,14 @@ use super::overlay::Trees;
 use super::{base, k3s, loader, scan, tools};
 use crate::config::{Cluster, Image, Profile, Project};
 use crate::disk::ext4;
-use crate::lock::apt::SetRequest;
+use crate::lock::apt::{SetRequest, Source};
 use crate::lock::{Artifact, BaseSet, Lock};
 use crate::store::hash_file;
 
 /// Version of the last stage's code: overlay and disk.
 const VERSION: u32 = 1;
+/// The one architecture images are built for.
+const ARCH: &str = "amd64";
 /// Names of the artifacts every image needs and may hold, in `builder.lock`.
 pub const K3S: &str = "k3s";
 /// Container images for K3s; an image without them pulls from the network.
@@ -84,16 +86,25 @@ pub fn requests(project: &Project, profile: &Profile) -> Result<[SetRequest; 2]>
 }
 
 fn request(image: &Image, name: String, packages: Vec<String>, essential: bool) -> SetRequest {
+    let source = |mirror: String, suites: Vec<String>| Source {
+        mirror,
+        uri: None,
+        suites,
+        components: image.components.clone(),
+    };
+    let mut sources = vec![source(image.distribution.clone(), image.suites.clone())];
+    let security = image.security_suite.iter();
+    sources.extend(
+        security.map(|s| source(format!("{}-security", image.distribution), vec![s.clone()])),
+    );
     SetRequest {
         name,
-        distribution: image.distribution.clone(),
-        suites: image.suites.clone(),
-        security_suite: image.security_suite.clone(),
-        components: image.components.clone(),
+        origin: format!("images/{}.toml", image.name),
+        sources,
         keyring: PathBuf::from(&image.keyring),
         packages,
         essential,
-        origin: format!("images/{}.toml", image.name),
+        arch: ARCH.to_owned(),
     }
 }
 
@@ -118,9 +129,9 @@ impl Plan {
     pub fn new(project: &Project, profile: &Profile, lock: &Lock, firstboot: &Path) -> Result<Self> {
         let image = image_of(project, profile)?;
         let [base_request, tools_request] = requests(project, profile)?;
-        let base = locked_set(lock, &base_request)?;
-        let tools = locked_set(lock, &tools_request)?;
-        let k3s = lock.artifacts.get(K3S).context("builder.lock has no artifact `k3s`")?.clone();
+        let base = lock.base(&base_request)?.clone();
+        let tools = lock.base(&tools_request)?.clone();
+        let k3s = lock.artifact(K3S)?.clone();
         let images = lock.artifacts.get(IMAGES).cloned();
         let trees = Trees::read(&project.root, &tree_names(image, profile))?;
         let (digest, _) = hash_file(firstboot)?;
@@ -145,21 +156,6 @@ impl Plan {
             firstboot: (firstboot.to_owned(), digest),
         })
     }
-}
-
-fn locked_set(lock: &Lock, request: &SetRequest) -> Result<BaseSet> {
-    let name = &request.name;
-    let Some(set) = lock.bases.get(name) else {
-        bail!("builder.lock has no package set `{name}`; run `builder lock --update {name}`");
-    };
-    if set.request != request.digest() {
-        bail!(
-            "builder.lock is older than {} or the profile: set `{name}` was locked for other \
-             packages or suites; run `builder lock --update {name}`",
-            request.origin
-        );
-    }
-    Ok(set.clone())
 }
 
 fn tree_names(image: &Image, profile: &Profile) -> Vec<String> {

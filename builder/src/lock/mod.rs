@@ -9,7 +9,7 @@ pub mod apt;
 mod diff;
 pub mod mirror;
 mod parse;
-mod standin;
+pub mod standin;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
