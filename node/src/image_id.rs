@@ -7,6 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::values::{Digest, Hostname, Invalid};
 
+/// Label of a Kubernetes Node with [`ImageId::short`]. Of our own domain: a kubelet may set it on
+/// its Node, which it may not do with those of kubernetes.io.
+pub const LABEL: &str = "node.homelab/image-id";
+
+/// Annotation of a Kubernetes Node with the whole id.
+pub const ANNOTATION: &str = "node.homelab/image";
+
 /// Hex digits of the key shown to people: 48 bits, ample for the images one home ever builds.
 const SHORT: usize = 12;
 

@@ -1,0 +1,114 @@
+//! The connection to the cluster's API with this node's own credentials: the admin's on a server,
+//! the kubelet's on an agent, which may read and patch its own Node only.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Api, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use node::config::Role;
+use tokio::runtime::{Builder, Runtime};
+
+/// A request that takes longer is given up and tried again until its step's deadline.
+const REQUEST: Duration = Duration::from_secs(5);
+
+/// Kubelets' leases live here, named as their nodes.
+const LEASES: &str = "kube-node-lease";
+
+/// The admin's credentials, which K3s writes on a server.
+const ADMIN: &str = "etc/rancher/k3s/k3s.yaml";
+/// The kubelet's, which K3s writes on every node.
+const KUBELET: &str = "var/lib/rancher/k3s/agent/kubelet.kubeconfig";
+
+/// A client and the single thread it runs on.
+pub struct Kubernetes {
+    runtime: Runtime,
+    client: Client,
+}
+
+impl std::fmt::Debug for Kubernetes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kubernetes").finish_non_exhaustive()
+    }
+}
+
+/// The credentials of a role below `root`.
+pub fn credentials(root: &Path, role: Role) -> PathBuf {
+    root.join(match role {
+        Role::Server => ADMIN,
+        Role::Agent => KUBELET,
+    })
+}
+
+impl Kubernetes {
+    /// Connects with the credentials in `path`; no request is made yet.
+    ///
+    /// # Errors
+    /// The file is missing or broken.
+    pub fn connect(path: &Path) -> Result<Self> {
+        // A second call finds it installed, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let runtime =
+            Builder::new_current_thread().enable_all().build().context("failed to start tokio")?;
+        let kubeconfig = Kubeconfig::read_from(path)
+            .with_context(|| format!("failed to read {}", path.display()))?;
+        let client = runtime.block_on(async {
+            let mut config =
+                Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                    .await
+                    .with_context(|| format!("{} is no kubeconfig", path.display()))?;
+            config.connect_timeout = Some(REQUEST);
+            config.read_timeout = Some(REQUEST);
+            Client::try_from(config).context("failed to make a client")
+        })?;
+        Ok(Self { runtime, client })
+    }
+
+    /// Whether the API server calls itself ready.
+    ///
+    /// # Errors
+    /// It does not answer, or answers something else than `ok`.
+    pub fn ready(&self) -> Result<()> {
+        let request = http_get("/readyz")?;
+        let text = self.runtime.block_on(self.client.request_text(request))?;
+        ensure!(text.trim() == "ok", "/readyz says {}", text.trim());
+        Ok(())
+    }
+
+    /// This node's object, if there is one.
+    ///
+    /// # Errors
+    /// The API does not answer or refuses.
+    pub fn node(&self, name: &str) -> Result<Option<Node>> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        Ok(self.runtime.block_on(api.get_opt(name))?)
+    }
+
+    /// The lease that this node's kubelet renews, if there is one.
+    ///
+    /// # Errors
+    /// The API does not answer or refuses.
+    pub fn lease(&self, name: &str) -> Result<Option<Lease>> {
+        let api: Api<Lease> = Api::namespaced(self.client.clone(), LEASES);
+        Ok(self.runtime.block_on(api.get_opt(name))?)
+    }
+
+    /// Merges `patch` into this node's object.
+    ///
+    /// # Errors
+    /// The API does not answer or refuses.
+    pub fn patch_node(&self, name: &str, patch: &serde_json::Value) -> Result<()> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        let merge = Patch::Merge(patch);
+        self.runtime.block_on(api.patch(name, &PatchParams::default(), &merge))?;
+        Ok(())
+    }
+}
+
+fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {
+    http::Request::get(path).body(Vec::new()).context("failed to make a request")
+}
