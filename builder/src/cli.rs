@@ -51,6 +51,8 @@ pub enum Command {
     Schema(SchemaArgs),
     /// Write builder.lock: version, digest and size of every input
     Lock(LockArgs),
+    /// Download every input of the lock into the cache
+    Fetch(FetchArgs),
     /// Build the image of a profile
     Image(ImageArgs),
     /// Boot a built image in QEMU and check the node from inside
@@ -106,6 +108,26 @@ pub struct LockArgs {
     /// The file to write
     #[arg(long, value_name = "FILE", default_value = "builder.lock")]
     pub output: PathBuf,
+    /// Where inputs come from
+    #[command(flatten)]
+    pub source: SourceArgs,
+}
+
+/// Arguments of `fetch`.
+#[derive(Debug, Args)]
+pub struct FetchArgs {
+    /// Only the released files, such as K3s
+    #[arg(long, conflicts_with = "packages")]
+    pub artifacts: bool,
+    /// Only the distribution's packages
+    #[arg(long)]
+    pub packages: bool,
+    /// Give up on a file that makes no progress for this time
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    pub deadline: Duration,
+    /// The lock to fetch for
+    #[arg(long, value_name = "FILE", default_value = "builder.lock")]
+    pub lock: PathBuf,
     /// Where inputs come from
     #[command(flatten)]
     pub source: SourceArgs,

@@ -3,6 +3,7 @@
 mod boot;
 mod cache;
 mod check;
+mod fetch;
 mod image;
 mod inputs;
 mod lock;
@@ -81,6 +82,7 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Check => check::run(&ctx),
         Command::Schema(args) => schema::run(args),
         Command::Lock(args) => lock::run(&ctx, args),
+        Command::Fetch(args) => fetch::run(&ctx, args),
         Command::Image(args) => image::run(&ctx, args),
         Command::Boot(args) => boot::run(&ctx, args),
         Command::Verify(args) => verify::run(&ctx, args),
