@@ -23,7 +23,7 @@ fn a_worker_without_a_secret_waits_in_maintenance_mode_and_goes_on_when_it_comes
     assert!(ran.stderr.contains("maintenance mode, K3s is not started: no join secret"));
     assert!(worker.calls().is_empty() && worker.get("run/firstboot/ready").is_none());
 
-    worker.give(&worker.join().encode().unwrap());
+    worker.give_secret();
     let ran = worker.run(&["host"]);
     assert_eq!((ran.code, worker.report().state), (0, State::Starting), "{}", ran.stderr);
     assert_eq!(worker.get(AGENT_TOKEN).unwrap(), format!("{SECRET}-w\n"));
@@ -37,7 +37,7 @@ fn a_worker_without_a_secret_waits_in_maintenance_mode_and_goes_on_when_it_comes
 #[test]
 fn a_master_initialises_once_and_starts_from_its_disk_ever_after() {
     let master = Node::master();
-    master.give(&master.join().encode().unwrap());
+    master.give_secret();
     assert_eq!(master.run(&["host"]).code, 0);
     assert!(master.get(OWN).unwrap().contains("\"cluster-init\": true"));
     assert_eq!(master.get(SERVER_TOKEN).unwrap(), format!("{SECRET}-w\n"));
@@ -64,7 +64,7 @@ fn a_master_initialises_once_and_starts_from_its_disk_ever_after() {
 #[test]
 fn a_second_boot_changes_nothing_and_says_so() {
     let worker = Node::worker();
-    worker.give(&worker.join().encode().unwrap());
+    worker.give_secret();
     assert_eq!(worker.run(&["host"]).code, 0);
     let after = worker.lasting(true);
     worker.boot("2");
@@ -127,7 +127,7 @@ fn a_broken_configuration_is_reported_as_that_and_k3s_stays_down() {
         (None, "failed to open file"),
     ] {
         let worker = Node::worker();
-        worker.give(&worker.join().encode().unwrap());
+        worker.give_secret();
         match text {
             Some(text) => worker.put("usr/lib/firstboot/node.json", text),
             None => fs_err::remove_file(worker.path("usr/lib/firstboot/node.json")).unwrap(),

@@ -13,7 +13,7 @@ const STOPPED: i32 = 99;
 
 /// The end state without any stop.
 fn undisturbed(node: &Node) -> std::collections::BTreeMap<String, String> {
-    node.give(&node.join().encode().unwrap());
+    node.give_secret();
     assert_eq!(node.run(&["host"]).code, 0);
     node.boot("2");
     assert_eq!(node.run(&["host"]).code, 0);
@@ -37,12 +37,12 @@ fn a_stop_before_or_after_any_lasting_step_ends_the_same() {
         for step in LASTING {
             for place in ["before", "after"] {
                 let node = make();
-                node.give(&node.join().encode().unwrap());
+                node.give_secret();
                 let ran = node.run_stopping(&["host"], &format!("{place}:{step}"));
                 assert_eq!(ran.code, STOPPED, "{place} {step}: {}", ran.stderr);
                 node.boot("2");
                 // The tmpfs lost a payload that was not stored; whoever sent it sends it again.
-                node.give(&node.join().encode().unwrap());
+                node.give_secret();
                 let ran = node.run(&["host"]);
                 assert_eq!((ran.code, node.report().state), (0, State::Starting), "{}", ran.stderr);
                 assert_eq!(without_boot_ids(&node), want, "{place} {step}");
@@ -72,7 +72,7 @@ fn a_torn_ledger_costs_a_second_look_and_nothing_else() {
 #[test]
 fn a_start_that_fails_is_tried_again_by_the_next_run() {
     let node = Node::worker();
-    node.give(&node.join().encode().unwrap());
+    node.give_secret();
     node.put("start-fails", "");
     assert_eq!(node.run(&["host"]).code, 1);
     assert_eq!(node.report().failure.unwrap().step, "start");

@@ -11,7 +11,7 @@ const BROKEN: &str = "ActiveState=activating\nSubState=auto-restart\nResult=exit
 #[test]
 fn a_k3s_that_cannot_be_executed_is_reported_as_that() {
     let worker = Node::worker();
-    worker.give(&worker.join().encode().unwrap());
+    worker.give_secret();
     worker.run(&["host"]);
     worker.put("unit-state", BROKEN);
     let ran = worker.run(&["cluster"]);
@@ -43,7 +43,7 @@ fn status_shows_steps_and_ledger_and_tells_by_its_exit_code() {
     let ran = worker.run(&["status"]);
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("no report of this boot yet"), "{}", ran.stderr);
-    worker.give(&worker.join().encode().unwrap());
+    worker.give_secret();
     worker.run(&["host"]);
     let ran = worker.run(&["status"]);
     assert_eq!(ran.code, 3);
@@ -61,7 +61,7 @@ fn check_says_what_a_file_is_or_what_is_wrong_with_it() {
     let ran = worker.run(&["check"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(ran.stdout.starts_with("image worker-0123456789ab, role agent, cluster `home`"));
-    worker.give(&worker.join().encode().unwrap());
+    worker.give_secret();
     let payload = worker.path("run/firstboot/join/payload");
     let ran = worker.run(&["check", payload.to_str().unwrap()]);
     assert_eq!(ran.stdout, "a join secret for node `k3s-worker-01`\n");

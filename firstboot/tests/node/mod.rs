@@ -2,6 +2,7 @@
 //! that record how they were called, and the built firstboot.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test ends at what cannot be")]
 
 use std::collections::BTreeMap;
 use std::fs::Permissions;
@@ -75,12 +76,12 @@ impl Node {
 
     /// The next boot: tmpfs is empty again, K3s does not run.
     pub fn boot(&self, id: &str) {
-        let _ = std::fs::remove_dir_all(self.path("run"));
-        let _ = std::fs::remove_file(self.path("k3s-active"));
+        let _ = fs_err::remove_dir_all(self.path("run"));
+        let _ = fs_err::remove_file(self.path("k3s-active"));
         self.put("proc/sys/kernel/random/boot_id", &format!("boot-{id}\n"));
         self.put("proc/uptime", "12.34 20.00\n");
         self.put("run/systemd/timesync/synchronized", "");
-        std::fs::create_dir_all(self.path("run/firstboot/join")).unwrap();
+        fs_err::create_dir_all(self.path("run/firstboot/join")).unwrap();
     }
 
     pub fn path(&self, path: &str) -> PathBuf {
@@ -116,6 +117,11 @@ impl Node {
     /// Writes a payload as the guest agent does.
     pub fn give(&self, payload: &[u8]) {
         ensure_file(&self.path("run/firstboot/join/payload"), payload, 0o666).unwrap();
+    }
+
+    /// Writes the secret this node should get.
+    pub fn give_secret(&self) {
+        self.give(&self.join().encode().unwrap());
     }
 
     /// Runs firstboot and checks that nothing it says or leaves in the open shows a token.
@@ -159,7 +165,7 @@ impl Node {
     /// How often programs were called, and with what, since the last call.
     pub fn calls(&self) -> Vec<String> {
         let text = self.get("calls").unwrap_or_default();
-        let _ = std::fs::remove_file(self.path("calls"));
+        let _ = fs_err::remove_file(self.path("calls"));
         text.lines().map(str::to_owned).collect()
     }
 
