@@ -14,6 +14,7 @@ import (
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	typed "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/clientcmd"
 )
 
@@ -113,25 +114,9 @@ func runToken(argv []string) error {
 	secrets := api.CoreV1().Secrets(meta.NamespaceSystem)
 	switch argv[0] {
 	case "create":
-		ca, err := os.ReadFile(filepath.Join(folder, "server/tls/server-ca.crt"))
-		if err != nil {
-			return err
-		}
-		secret, text := newBootstrapToken(*description, *ttl)
-		if _, err := secrets.Create(ctx, secret, meta.CreateOptions{}); err != nil {
-			return err
-		}
-		fmt.Println("K10" + caHash(ca) + "::" + text)
-		return nil
+		return createToken(ctx, secrets, folder, *description, *ttl)
 	case "list":
-		found, err := secrets.List(ctx, meta.ListOptions{FieldSelector: "type=" + string(core.SecretTypeBootstrapToken)})
-		if err != nil {
-			return err
-		}
-		for _, one := range found.Items {
-			fmt.Printf("%s\t%s\t%s\n", one.Data["token-id"], one.Data["expiration"], one.Data["description"])
-		}
-		return nil
+		return listTokens(ctx, secrets)
 	case "delete":
 		for _, id := range flags.Args() {
 			if err := secrets.Delete(ctx, bootstrapSecretPrefix+id, meta.DeleteOptions{}); err != nil {
@@ -141,6 +126,30 @@ func runToken(argv []string) error {
 		return nil
 	}
 	return fmt.Errorf("standin: unknown token command %q", argv[0])
+}
+
+func createToken(ctx context.Context, secrets typed.SecretInterface, folder, description string, ttl time.Duration) error {
+	ca, err := os.ReadFile(filepath.Join(folder, "server/tls/server-ca.crt"))
+	if err != nil {
+		return err
+	}
+	secret, text := newBootstrapToken(description, ttl)
+	if _, err := secrets.Create(ctx, secret, meta.CreateOptions{}); err != nil {
+		return err
+	}
+	fmt.Println("K10" + caHash(ca) + "::" + text)
+	return nil
+}
+
+func listTokens(ctx context.Context, secrets typed.SecretInterface) error {
+	found, err := secrets.List(ctx, meta.ListOptions{FieldSelector: "type=" + string(core.SecretTypeBootstrapToken)})
+	if err != nil {
+		return err
+	}
+	for _, one := range found.Items {
+		fmt.Printf("%s\t%s\t%s\n", one.Data["token-id"], one.Data["expiration"], one.Data["description"])
+	}
+	return nil
 }
 
 func newBootstrapToken(description string, ttl time.Duration) (*core.Secret, string) {

@@ -45,7 +45,6 @@ go run ./pack payload "$work/bin" "$work/src/payload"
 v=k8s.io/component-base/version
 (cd "$work/src" && go build -o "$work/k3s" -ldflags "-s -w -buildid= -X $v.gitVersion=$version \
 	-X $v.gitMajor=1 -X $v.gitMinor=36 -X $v.gitTreeState=clean -X $v.buildDate=1970-01-01T00:00:00Z" .)
-echo "$version" >"$work/VERSION"
-echo "$stamp" >"$work/STAMP"
+echo "$version" >"$work/VERSION" && echo "$stamp" >"$work/STAMP"
 for file in k3s k3s-airgap-images.tar VERSION STAMP; do mv "$work/$file" "$out/$file"; done
 rm -rf "$work"

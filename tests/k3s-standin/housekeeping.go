@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -61,15 +62,45 @@ func (s *server) publishAPI(ctx context.Context) error {
 	return err
 }
 
-// labelNode marks this server's own Node with its roles; a kubelet may not do that itself.
-func (s *server) labelNode(ctx context.Context) {
-	patch := []byte(`{"metadata":{"labels":{"node-role.kubernetes.io/control-plane":"true",` +
-		`"node-role.kubernetes.io/etcd":"true"}}}`)
-	err := poll(ctx, time.Second, "this server's Node", func() error {
-		_, err := s.api.CoreV1().Nodes().Patch(ctx, s.node, types.StrategicMergePatchType, patch, meta.PatchOptions{})
-		return err
-	})
-	if err != nil {
-		logrus.Warnf("standin: failed to label the Node: %v", err)
+// markEvery is how often the real one refreshes what it says about an etcd member.
+const markEvery = 15 * time.Second
+
+// markNode gives this server's own Node what a kubelet may not: its roles, and its place in etcd.
+func (s *server) markNode(ctx context.Context) {
+	since := meta.Now()
+	for {
+		if err := s.markOnce(ctx, since); err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) {
+			logrus.Warnf("standin: failed to mark this server's Node: %v", err)
+		}
+		if sleep(ctx, markEvery) != nil {
+			return
+		}
 	}
+}
+
+func (s *server) markOnce(ctx context.Context, since meta.Time) error {
+	type object = map[string]any
+	name, err := etcdName(s.etcdDir(), s.node)
+	if err != nil {
+		return err
+	}
+	roles, err := json.Marshal(object{"metadata": object{
+		"labels":      object{"node-role.kubernetes.io/control-plane": "true", "node-role.kubernetes.io/etcd": "true"},
+		"annotations": object{"etcd.k3s.cattle.io/node-name": name, "etcd.k3s.cattle.io/node-address": s.ip.String()},
+	}})
+	if err != nil {
+		return err
+	}
+	voter, err := json.Marshal(object{"status": object{"conditions": []object{{"type": "EtcdIsVoter", "status": "True",
+		"reason": "MemberNotLearner", "message": "Node is a voting member of the etcd cluster",
+		"lastHeartbeatTime": meta.Now(), "lastTransitionTime": since}}}})
+	if err != nil {
+		return err
+	}
+	nodes := s.api.CoreV1().Nodes()
+	if _, err := nodes.Patch(ctx, s.node, types.StrategicMergePatchType, roles, meta.PatchOptions{}); err != nil {
+		return err
+	}
+	_, err = nodes.Patch(ctx, s.node, types.StrategicMergePatchType, voter, meta.PatchOptions{}, "status")
+	return err
 }

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -30,6 +31,7 @@ type server struct {
 	pki        *pki
 	api        kubernetes.Interface
 	run        *children
+	verified   sync.Map      // node passwords that were right, so that a join costs one scrypt and not four
 	ready      chan struct{} // closed when the apiserver answers
 }
 
@@ -206,7 +208,7 @@ func (s *server) announce(ctx context.Context, agent *agent) {
 			return
 		case <-agent.ready:
 		}
-		go s.labelNode(ctx)
+		go s.markNode(ctx)
 	}
 	logrus.Info("k3s is up and running (standin)")
 	notify("READY=1\nSTATUS=standin: up and running")
