@@ -17,7 +17,7 @@ use super::tarball::{Entry, Tarball};
 /// Ending of files that are rendered; the file in the image has its name without it.
 const TEMPLATE: &str = ".tera";
 /// Where firstboot lies in the image.
-const FIRSTBOOT: &str = "usr/lib/firstboot/firstboot";
+const FIRSTBOOT: &str = "usr/bin/firstboot";
 
 /// One file of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]

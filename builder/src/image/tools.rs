@@ -60,8 +60,9 @@ impl Tools {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.root.join(LOADER));
         command.arg("--library-path").arg(self.root.join(LIBRARIES)).arg(self.root.join(program));
-        // Character set modules of the host's C library would not fit this one.
-        command.env("GCONV_PATH", self.root.join(GCONV)).env("TZ", "UTC").env("LC_ALL", "C");
+        // Character set modules of the host's C library would not fit this one. UTF-8, as libarchive
+        // refuses names it cannot convert.
+        command.env("GCONV_PATH", self.root.join(GCONV)).env("TZ", "UTC").env("LC_ALL", "C.UTF-8");
         command
     }
 }
