@@ -78,7 +78,7 @@ fn version(lock: &Lock, name: &str, kind: ArtifactKind, path: &Path) -> Result<S
 
 /// Takes a file the operator has already instead of its download: into the store, if it is
 /// exactly what the lock says.
-pub fn check_artifact(lock: &Lock, store: &Store, name: &str, path: &PathBuf) -> Result<()> {
+pub fn check_artifact(lock: &Lock, store: &Store, name: &str, path: &Path) -> Result<()> {
     let artifact = lock.artifact(name)?;
     let (found, size) = hash_file(path)?;
     if found != artifact.sha256 {
