@@ -30,8 +30,8 @@ pub(super) enum Answer {
     WrongRange,
     /// A redirect to this path.
     Redirect(&'static str),
-    /// Headers, then silence.
-    Silence,
+    /// So many bytes, then silence.
+    Stop(usize),
 }
 
 /// Serves one body; answers come from a list, the last one for ever.
@@ -156,10 +156,11 @@ impl Shared {
                     "HTTP/1.1 302 Go\r\nLocation: {path}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
                 )
             }
-            Answer::Silence => {
+            Answer::Stop(after) => {
                 write!(to, "HTTP/1.1 200 OK\r\nContent-Length: {whole}\r\n\r\n")?;
+                self.send(to, &body[..*after])?;
                 to.flush()?;
-                std::thread::sleep(Duration::from_secs(5));
+                self.wait();
                 Ok(())
             }
         }
@@ -203,6 +204,13 @@ impl Shared {
             std::thread::sleep(pause);
         }
         Ok(())
+    }
+
+    /// Until the test is over.
+    fn wait(&self) {
+        while !self.stop.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     fn send(&self, to: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {

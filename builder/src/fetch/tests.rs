@@ -1,6 +1,7 @@
 //! The downloader against a server that cuts, slows, lies and serves wrong bytes.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
@@ -56,7 +57,7 @@ fn run(answers: &[Answer], sized: bool) -> (Result<Fetched, String>, usize, Vec<
 
 #[test]
 fn what_may_pass_is_tried_again_until_it_is_whole() {
-    use Answer::{Cut, Good, NoLength, NoRange, Redirect, Silence, Status, WrongRange};
+    use Answer::{Cut, Good, NoLength, NoRange, Redirect, Status, Stop, WrongRange};
     let cases: [(&str, Vec<Answer>, usize); 9] = [
         ("good", vec![Good], 1),
         ("cut twice", vec![Cut(100_000), Cut(100_000), Good], 3),
@@ -64,7 +65,7 @@ fn what_may_pass_is_tried_again_until_it_is_whole() {
         ("cut, then no ranges", vec![Cut(100_000), NoRange], 2),
         ("cut, then another range", vec![Cut(100_000), WrongRange, Good], 3),
         ("redirect", vec![Redirect("/elsewhere"), Good], 2),
-        ("silence", vec![Silence, Good], 2),
+        ("silence", vec![Stop(0), Good], 2),
         ("no length", vec![NoLength(SIZE)], 1),
         ("no length, short", vec![NoLength(1000), Good], 2),
     ];
@@ -133,7 +134,7 @@ fn without_progress_it_ends_at_the_deadline_with_the_last_cause() {
     // A crawl and a silent server end as well.
     let (result, ..) = run(&[Answer::Drip(Duration::from_millis(20))], true);
     assert!(result.unwrap_err().contains("bytes in 0 s"));
-    let (result, ..) = run(&[Answer::Silence], true);
+    let (result, ..) = run(&[Answer::Stop(0)], true);
     assert!(result.unwrap_err().contains("cut after 0 of 300007 bytes"));
 }
 
@@ -239,4 +240,71 @@ fn dropped_files_are_all_reported_but_a_dead_network_stops_at_once() {
     let error = fetch(&store, &wants, &Ui::new(true), &options()).unwrap_err();
     let count = error.downcast::<Failed>().unwrap().failures.len();
     assert!(count <= 2, "one per thread at most: {count}");
+}
+
+/// Set for [`as_another_process`]: the cache and the address to fetch from.
+const CHILD: &str = "BUILDER_TEST_FETCH";
+
+/// Not a test of its own: what the tests below run as a process that can be killed or starved.
+#[test]
+fn as_another_process() {
+    let Ok(task) = std::env::var(CHILD) else { return };
+    let (root, url) = task.split_once(' ').unwrap();
+    let store = Store::open(Some(Path::new(root))).unwrap();
+    let patient = Options { stall: Duration::from_secs(30), ..options() };
+    if let Err(error) = fetch(&store, &[want(&[url.to_owned()])], &Ui::new(true), &patient) {
+        println!("error: {error:#}");
+    }
+}
+
+/// This test program, about to fetch `url` into the cache `root`.
+fn another_process(root: &Path, url: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "fetch::tests::as_another_process", "--nocapture"]);
+    command.env(CHILD, format!("{} {url}", root.display())).stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn a_killed_download_is_resumed_by_the_next_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&body(), &[Answer::Stop(200_000), Answer::Good]);
+    let mut command = another_process(dir.path(), &server.url());
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    let part = Store::open(Some(dir.path())).unwrap().part(&want(&[]).digest);
+    let start = Instant::now();
+    while fs::metadata(&part).map_or(0, |m| m.len()) < 200_000 {
+        assert!(start.elapsed() < Duration::from_secs(20), "the child fetches nothing");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let store = Store::open(Some(dir.path())).unwrap();
+    fetch(&store, &[want(&[server.url()])], &Ui::new(true), &options()).unwrap();
+    assert_eq!((server.requests(), server.sent()), (2, SIZE as u64), "no byte was sent twice");
+    assert!(left(dir.path()).is_empty());
+}
+
+#[test]
+fn a_full_disk_is_named_and_leaves_the_cache_sound() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&body(), &[Answer::Good]);
+    let fetcher = another_process(dir.path(), &server.url());
+    // A disk of our own to fill, which a user namespace gives to anybody, where it is allowed.
+    let script = "mount -t tmpfs -o size=256k none \"$0\" && \"$@\" && ls \"$0\"/tmp \"$0\"/sha256";
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]).arg(dir.path());
+    command.arg(fetcher.get_program()).args(fetcher.get_args());
+    command.envs(fetcher.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        eprintln!("skipped: no user namespaces here: {}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    let root = dir.path().display();
+    let expected = format!("no space left for the cache in {root}; `builder cache gc` frees some");
+    assert!(text.contains(&expected), "{text}");
+    let object = want(&[]).digest.to_string();
+    assert!(!text.lines().any(|line| line == object), "nothing under its final name: {text}");
 }

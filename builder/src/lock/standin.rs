@@ -1,7 +1,7 @@
 //! Files given by hand: stand-ins that take a release's place in the lock, and releases the
 //! operator has already, which must be what the lock says.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -102,6 +102,7 @@ mod tests {
     use super::super::tests::sample;
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
 
     fn program(folder: &Path, text: &str) -> PathBuf {
         let path = folder.join("k3s-standin");
