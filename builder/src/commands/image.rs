@@ -32,7 +32,9 @@ pub fn run(ctx: &Context, args: &ImageArgs) -> Result<ExitCode> {
         let start = Instant::now();
         sources.fetch(ctx, &project, &plan)?;
         let build = Build { plan: &plan, store: &sources.store, ui: &ctx.ui };
-        let manifest = build.run(&root.join(&args.out)).with_context(|| format!("failed to build {}", plan.id))?;
+        let manifest = build
+            .run(&root.join(&args.out))
+            .with_context(|| format!("failed to build {}", plan.id))?;
         ctx.ui.line(format!("{} in {}", summary(&manifest), since(start)));
         made.push(manifest);
     }

@@ -40,7 +40,11 @@ impl<'a> Sources<'a> {
     ///
     /// # Errors
     /// The lock is missing or wrong, or the cache cannot be opened.
-    pub fn new(lock: &Path, artifacts: &'a [(String, PathBuf)], source: &SourceArgs) -> Result<Self> {
+    pub fn new(
+        lock: &Path,
+        artifacts: &'a [(String, PathBuf)],
+        source: &SourceArgs,
+    ) -> Result<Self> {
         Ok(Self {
             lock: Lock::read(lock)?,
             artifacts,

@@ -20,6 +20,8 @@ pub struct LockOptions {
     pub update: Vec<String>,
     /// Files that take an artifact's place: name, path.
     pub standins: Vec<(String, PathBuf)>,
+    /// Whether no mirror may be asked.
+    pub offline: bool,
 }
 
 /// Everything [`run_lock`] works on.
@@ -47,7 +49,8 @@ pub fn run(ctx: &Context, args: &LockArgs) -> Result<ExitCode> {
         Some(names) => names.clone(),
         None => Vec::new(),
     };
-    let options = LockOptions { update, standins: args.standins.clone() };
+    let options =
+        LockOptions { update, standins: args.standins.clone(), offline: args.source.offline };
     // A stand-in's lock is made beside the project's own and starts from it.
     let own = ctx.root()?.join(inputs::LOCK);
     if !path.exists() && path != own && own.exists() {
@@ -124,6 +127,9 @@ fn refresh(
             return Ok(old.clone());
         }
     };
+    if options.offline {
+        bail!("offline, but {name} is to be resolved ({why}), which needs its mirrors");
+    }
     ui.line(format!("{name}: {why}; asking the mirrors"));
     let new = resolve(inputs.store, request, inputs.mirrors)?;
     ui.line(format!("{name}: {}", summary(old, &new)));

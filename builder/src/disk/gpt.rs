@@ -78,7 +78,13 @@ fn root_lba(esp: u64) -> u64 {
 ///
 /// # Errors
 /// The disk cannot hold the partitions, or cannot be written.
-pub fn write(disk: &File, size: u64, esp: u64, ids: &DiskIds, boot_code: &[u8]) -> Result<RootPartition> {
+pub fn write(
+    disk: &File,
+    size: u64,
+    esp: u64,
+    ids: &DiskIds,
+    boot_code: &[u8],
+) -> Result<RootPartition> {
     let sectors = size / SECTOR;
     let first = root_lba(esp);
     let last = (sectors - TABLE_SECTORS - 1) / ALIGN * ALIGN - 1;
@@ -86,7 +92,13 @@ pub fn write(disk: &File, size: u64, esp: u64, ids: &DiskIds, boot_code: &[u8]) 
     let [bios, efi, root] = ids.partitions;
     let entries = encode_entries(&[
         Entry { kind: BIOS_BOOT, id: bios, first: CORE_LBA, last: ESP_LBA - 1, name: "bios" },
-        Entry { kind: ESP, id: efi, first: ESP_LBA, last: ESP_LBA + esp.div_ceil(SECTOR) - 1, name: "esp" },
+        Entry {
+            kind: ESP,
+            id: efi,
+            first: ESP_LBA,
+            last: ESP_LBA + esp.div_ceil(SECTOR) - 1,
+            name: "esp",
+        },
         Entry { kind: ROOT_X86_64, id: root, first, last, name: "root" },
     ]);
     let end = sectors - 1;

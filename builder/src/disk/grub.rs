@@ -27,7 +27,11 @@ pub fn embed(boot_img: &[u8], core_img: &[u8]) -> Result<(Vec<u8>, Vec<u8>)> {
     ensure!(boot_img.len() == SECTOR as usize, "boot.img is {} bytes, not 512", boot_img.len());
     let room = (ESP_LBA - CORE_LBA) * SECTOR;
     ensure!(core_img.len() as u64 <= room, "core.img of {} bytes is over {room}", core_img.len());
-    ensure!(core_img.len() > SECTOR as usize, "core.img of {} bytes is no core image", core_img.len());
+    ensure!(
+        core_img.len() > SECTOR as usize,
+        "core.img of {} bytes is no core image",
+        core_img.len()
+    );
 
     let mut boot = boot_img[..BOOT_CODE].to_vec();
     boot[KERNEL_SECTOR..KERNEL_SECTOR + 8].copy_from_slice(&CORE_LBA.to_le_bytes());

@@ -82,10 +82,13 @@ pub fn write(raw: &File, size: u64, out: &mut File) -> Result<Written> {
     std::thread::scope(|scope| {
         let digest = scope.spawn(|| disk_digest(raw, size, &used));
         let mut hashed = Hashed { out, sha: Sha256::new() };
-        hashed.write_all(&metadata(size, &used, &layout)).context("failed to write the qcow2 file")?;
+        hashed
+            .write_all(&metadata(size, &used, &layout))
+            .context("failed to write the qcow2 file")?;
         copy_clusters(raw, size, &used, |_, bytes| hashed.write_all(bytes))
             .context("failed to write the qcow2 file")?;
-        let disk_sha256 = digest.join().map_err(|_| anyhow::anyhow!("the digest thread panicked"))??;
+        let disk_sha256 =
+            digest.join().map_err(|_| anyhow::anyhow!("the digest thread panicked"))??;
         Ok(Written {
             file_sha256: Digest::from_bytes(hashed.sha.finalize().into()),
             disk_sha256,

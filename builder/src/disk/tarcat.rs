@@ -25,7 +25,8 @@ pub fn append(path: &Path, out: &mut impl Write) -> Result<()> {
         let size = entry_size(&header).with_context(|| format!("{} is damaged", path.display()))?;
         out.write_all(&header).context("failed to pass on a tar")?;
         let padded = size.next_multiple_of(BLOCK as u64);
-        let copied = io::copy(&mut (&mut tar).take(padded), out).context("failed to pass on a tar")?;
+        let copied =
+            io::copy(&mut (&mut tar).take(padded), out).context("failed to pass on a tar")?;
         if copied != padded {
             bail!("{} ends inside an entry", path.display());
         }

@@ -60,7 +60,7 @@ pub(super) fn bring(
     if want.urls.is_empty() {
         bail!("there is no address to fetch it from; give it with --artifact NAME=PATH");
     }
-    let result = download.from_any(&mut part);
+    let result = download.try_all(&mut part);
     if result.is_err() && part.size == 0 {
         // Nothing to resume from. Still ours, so nobody else has it open to write.
         let _ = fs::remove_file(store.part(&want.digest));
@@ -120,11 +120,11 @@ impl Download<'_> {
     }
 
     /// Tries the addresses in turn.
-    fn from_any(&self, part: &mut Part) -> Result<()> {
+    fn try_all(&self, part: &mut Part) -> Result<()> {
         let mut last = anyhow!("not tried");
         let mut gone = true;
         for url in &self.want.urls {
-            match self.from(url, part) {
+            match self.try_one(url, part) {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     gone &= error.is::<super::source::Gone>();
@@ -137,7 +137,7 @@ impl Download<'_> {
     }
 
     /// Attempts on one address until it is done, hopeless, or without progress for too long.
-    fn from(&self, url: &str, part: &mut Part) -> Result<()> {
+    fn try_one(&self, url: &str, part: &mut Part) -> Result<()> {
         let mut pause = FIRST_PAUSE;
         let mut last_gain = Instant::now();
         loop {
@@ -213,7 +213,7 @@ impl Download<'_> {
             let n = match reader.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(n) => n,
-                Err(e) => return Ok(Err(Fault::Passing(self.cut(url, part, whole, e)))),
+                Err(e) => return Ok(Err(Fault::Passing(cut(url, part.size, whole, e)))),
             };
             if whole.is_some_and(|whole| part.size + n as u64 > whole) {
                 self.restart(part)?;
@@ -243,11 +243,6 @@ impl Download<'_> {
         }
     }
 
-    fn cut(&self, url: &str, part: &Part, whole: Option<u64>, e: std::io::Error) -> anyhow::Error {
-        let of = whole.map(|whole| format!(" of {whole}")).unwrap_or_default();
-        anyhow!(e).context(format!("{url}: cut after {}{of} bytes", part.size))
-    }
-
     /// Checks the digest; only then does the file get its name in the store.
     fn finish(&self, url: &str, part: &mut Part) -> Result<Result<(), Fault>> {
         let found = Digest::from_bytes(part.hash.clone().finalize().into());
@@ -275,4 +270,9 @@ impl Download<'_> {
         (part.size, part.fresh) = (0, true);
         Ok(())
     }
+}
+
+fn cut(url: &str, size: u64, whole: Option<u64>, error: std::io::Error) -> anyhow::Error {
+    let of = whole.map(|whole| format!(" of {whole}")).unwrap_or_default();
+    anyhow!(error).context(format!("{url}: cut after {size}{of} bytes"))
 }

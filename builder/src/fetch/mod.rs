@@ -22,7 +22,7 @@ use crate::ui::Ui;
 use progress::Progress;
 
 pub use inputs::{fetch_artifacts, fetch_base};
-pub use pool::make_pool;
+pub use pool::{make_pool, pool_stage};
 
 /// How many missing files an error names before it only counts them.
 const NAMED_AT_MOST: usize = 12;

@@ -36,11 +36,16 @@ pub fn make_pool(store: &Store, set: &BaseSet, suite: &str, dest: &Path, ui: &Ui
     write_suite(set, suite, dest, &index)
 }
 
+/// Name and key of the stage that holds the set's index, for the record of an image's build.
+pub fn pool_stage(set: &BaseSet) -> (String, Digest) {
+    ("pool".to_owned(), Digest::of(format!("pool {STAGE_VERSION} {}", set.digest())))
+}
+
 /// The text of `Packages`, from the cache if this very set was indexed before.
 fn index(store: &Store, set: &BaseSet, ui: &Ui) -> Result<String> {
-    let key = Digest::of(format!("pool {STAGE_VERSION} {}", set.digest()));
-    let _lock = store.stage_lock("pool", &key, ui)?;
-    let ready = store.stage("pool", &key);
+    let (stage, key) = pool_stage(set);
+    let _lock = store.stage_lock(&stage, &key, ui)?;
+    let ready = store.stage(&stage, &key);
     if ready.is_dir() {
         return Ok(fs::read_to_string(ready.join("Packages"))?);
     }
@@ -48,7 +53,7 @@ fn index(store: &Store, set: &BaseSet, ui: &Ui) -> Result<String> {
     let text = read_controls(store, set)?;
     fs::write(temp.path().join("Packages"), &text)?;
     let inputs = [(set.name.clone(), set.digest().to_string())];
-    store.commit_stage("pool", &key, temp, &inputs)?;
+    store.commit_stage(&stage, &key, temp, &inputs)?;
     Ok(text)
 }
 

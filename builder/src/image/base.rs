@@ -87,15 +87,30 @@ pub fn make(store: &Store, plan: &Plan, ui: &Ui, dest: &Path) -> Result<()> {
     Ok(())
 }
 
-fn run_mmdebstrap(scratch: &Path, pool: &Path, names: &[String], image: &Image, tar: &Path) -> Result<()> {
+fn run_mmdebstrap(
+    scratch: &Path,
+    pool: &Path,
+    names: &[String],
+    image: &Image,
+    tar: &Path,
+) -> Result<()> {
     let hook = scratch.join("clean-hook");
     node::files::write_atomic(&hook, CLEAN_HOOK.as_bytes(), 0o755)?;
     let mode = if nix::unistd::geteuid().is_root() { "root" } else { "unshare" };
     // If this process is killed, so is mmdebstrap, which then cleans up after itself.
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "TERM", "mmdebstrap", "--variant=minbase", "--format=tar", "--quiet"]);
+    command.args([
+        "--pdeathsig",
+        "TERM",
+        "mmdebstrap",
+        "--variant=minbase",
+        "--format=tar",
+        "--quiet",
+    ]);
     command.arg(format!("--mode={mode}")).arg(format!("--include={}", names.join(",")));
-    command.arg("--aptopt=Acquire::Languages \"none\"").arg("--aptopt=APT::Install-Recommends \"false\"");
+    command
+        .arg("--aptopt=Acquire::Languages \"none\"")
+        .arg("--aptopt=APT::Install-Recommends \"false\"");
     command.args(image.exclude.iter().map(|glob| format!("--dpkgopt=path-exclude={glob}")));
     command.args(image.include.iter().map(|glob| format!("--dpkgopt=path-include={glob}")));
     command.arg(format!("--customize-hook={}", hook.display()));
@@ -135,7 +150,9 @@ fn installed(status: &str) -> BTreeSet<String> {
         line.map(str::to_owned)
     };
     let blocks = status.split("\n\n").filter(|b| b.contains("Status: install ok installed"));
-    blocks.filter_map(|b| Some(format!("{}={}", field(b, "Package")?, field(b, "Version")?))).collect()
+    blocks
+        .filter_map(|b| Some(format!("{}={}", field(b, "Package")?, field(b, "Version")?)))
+        .collect()
 }
 
 fn compare(installed: &BTreeSet<String>, set: &BaseSet) -> Result<()> {
@@ -186,7 +203,8 @@ impl Drop for Scratch {
 
 fn scratch_parent() -> PathBuf {
     let memory = Path::new("/dev/shm");
-    let free = nix::sys::statvfs::statvfs(memory).map_or(0, |s| s.blocks_available() * s.fragment_size());
+    let free =
+        nix::sys::statvfs::statvfs(memory).map_or(0, |s| s.blocks_available() * s.fragment_size());
     match std::env::var_os("TMPDIR") {
         Some(chosen) => PathBuf::from(chosen),
         None if free > SCRATCH_FLOOR => memory.to_owned(),
@@ -197,7 +215,8 @@ fn scratch_parent() -> PathBuf {
 fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let pid = name.to_string_lossy().strip_prefix(SCRATCH_PREFIX).and_then(|p| p.parse::<i32>().ok());
+        let pid =
+            name.to_string_lossy().strip_prefix(SCRATCH_PREFIX).and_then(|p| p.parse::<i32>().ok());
         if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             let _ = fs::remove_dir_all(entry.path()); // another user's litter is not ours to remove
         }

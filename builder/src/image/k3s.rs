@@ -63,7 +63,12 @@ pub fn scanned(stage: &Path) -> Result<Scan> {
 ///
 /// # Errors
 /// The unpacked data directory cannot be read.
-pub fn entries(store: &Store, k3s: &Artifact, images: Option<&Artifact>, stage: &Path) -> Result<Tarball> {
+pub fn entries(
+    store: &Store,
+    k3s: &Artifact,
+    images: Option<&Artifact>,
+    stage: &Path,
+) -> Result<Tarball> {
     let mut tarball = Tarball::default();
     tarball.add(BINARY, Entry::File(Content::File(store.object(&k3s.sha256)), 0o755))?;
     for alias in ALIASES {

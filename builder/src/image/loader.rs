@@ -23,8 +23,20 @@ const VOLUME_ID: &str = "4e4f4445";
 /// Modules of the BIOS core image: enough to find the root file system, show a serial console and
 /// run its grub.cfg; nothing is loaded from disk later.
 const MODULES: [&str; 14] = [
-    "biosdisk", "part_gpt", "ext2", "normal", "linux", "configfile", "search", "search_label",
-    "serial", "terminal", "echo", "test", "gzio", "minicmd",
+    "biosdisk",
+    "part_gpt",
+    "ext2",
+    "normal",
+    "linux",
+    "configfile",
+    "search",
+    "search_label",
+    "serial",
+    "terminal",
+    "echo",
+    "test",
+    "gzio",
+    "minicmd",
 ];
 
 /// Configuration built into the core image and put on the ESP.
@@ -83,7 +95,12 @@ fn make_esp(tools: &Tools, image: &Image, dest: &Path) -> Result<()> {
 }
 
 /// An mtools program on the ESP. Time stamps come from `SOURCE_DATE_EPOCH`.
-fn mtools(tools: &Tools, image: &Image, program: &str, esp: &Path) -> Result<std::process::Command> {
+fn mtools(
+    tools: &Tools,
+    image: &Image,
+    program: &str,
+    esp: &Path,
+) -> Result<std::process::Command> {
     let mut command = tools.command(&format!("usr/bin/{program}"));
     command.env("SOURCE_DATE_EPOCH", image.source_date_epoch.to_string());
     command.env("MTOOLS_SKIP_CHECK", "1").arg("-i").arg(esp);

@@ -132,7 +132,11 @@ impl Manifest {
             },
             disk_sha256: disk.written.disk_sha256,
             virtual_bytes: disk.virtual_bytes,
-            root: RootSizes { packages: plan.base.packages.len(), base_bytes, bytes: disk.content_bytes },
+            root: RootSizes {
+                packages: plan.base.packages.len(),
+                base_bytes,
+                bytes: disk.content_bytes,
+            },
             stages: stages.map(|(name, key)| (name.to_owned(), key)).into(),
             inputs: inputs(plan),
             secret_scan: scan,

@@ -126,7 +126,11 @@ impl Build<'_> {
             self.say(number, stage.name, &format!("reused, key {} unchanged", key.short(12)));
             return Ok(());
         }
-        self.say(number, stage.name, &format!("{}: no output for key {} yet", stage.what, key.short(12)));
+        self.say(
+            number,
+            stage.name,
+            &format!("{}: no output for key {} yet", stage.what, key.short(12)),
+        );
         let start = Instant::now();
         let temp = self.store.temp_dir(stage.name)?;
         (stage.make)(self, temp.path())?;
@@ -146,7 +150,8 @@ impl Build<'_> {
         }
         let manifest = Manifest::load(&paths.manifest)?;
         let size = fs::metadata(&paths.qcow2)?.len();
-        Ok((manifest.key == self.plan.keys.image && size == manifest.qcow2.bytes).then_some(manifest))
+        Ok((manifest.key == self.plan.keys.image && size == manifest.qcow2.bytes)
+            .then_some(manifest))
     }
 
     /// The last stage: overlay, disk, manifest. Its files come from a folder inside `out`, so that
@@ -189,8 +194,7 @@ impl Build<'_> {
         let packages = plan.base.packages.iter().chain(&plan.tools.packages).map(|p| p.sha256);
         let artifacts = std::iter::once(&plan.k3s).chain(&plan.images).map(|a| a.sha256);
         let objects: Vec<Digest> = packages.chain(artifacts).collect();
-        let stages: Vec<_> =
-            STAGES.iter().map(|s| (s.name.to_owned(), (s.key)(plan))).collect();
+        let stages: Vec<_> = STAGES.iter().map(|s| (s.name.to_owned(), (s.key)(plan))).collect();
         self.store.record_use(&plan.id.to_string(), &objects, &stages)
     }
 }

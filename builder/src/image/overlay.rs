@@ -67,7 +67,9 @@ impl Trees {
     pub fn digest(&self) -> Digest {
         let key = Key::of("trees", 1);
         let add = |key: Key, (place, source): (&String, &Source)| match source {
-            Source::File { content, mode } => key.with(place, content).with("mode", mode.to_string()),
+            Source::File { content, mode } => {
+                key.with(place, content).with("mode", mode.to_string())
+            }
             Source::Template { text, mode, .. } => {
                 key.with(place, text).with("template", mode.to_string())
             }
@@ -184,11 +186,15 @@ fn grub_cfg(identity: &Identity) -> String {
 fn ensure_static(program: &[u8]) -> Result<()> {
     const PT_INTERP: u32 = 3;
     ensure!(program.starts_with(b"\x7fELF\x02\x01"), "it is not a 64-bit ELF program");
-    let u16_at = |at: usize| program.get(at..at + 2).map_or(0, |b| usize::from(u16::from_le_bytes([b[0], b[1]])));
-    let start = program.get(32..40).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes) as usize;
+    let u16_at = |at: usize| {
+        program.get(at..at + 2).map_or(0, |b| usize::from(u16::from_le_bytes([b[0], b[1]])))
+    };
+    let start =
+        program.get(32..40).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes) as usize;
     let (size, count) = (u16_at(54), u16_at(56));
     let kinds = (0..count).filter_map(|i| program.get(start + i * size..start + i * size + 4));
-    let dynamic = kinds.filter_map(|b| b.try_into().ok()).any(|b| u32::from_le_bytes(b) == PT_INTERP);
+    let dynamic =
+        kinds.filter_map(|b| b.try_into().ok()).any(|b| u32::from_le_bytes(b) == PT_INTERP);
     ensure!(!dynamic, "it is linked dynamically; build it with `just firstboot`");
     Ok(())
 }
@@ -212,7 +218,8 @@ mod tests {
 
     #[test]
     fn os_release_names_the_image_once() {
-        let text = complete_os_release("PRETTY_NAME=\"Debian 13\"\nID=debian\nIMAGE_ID=old\n", &who());
+        let text =
+            complete_os_release("PRETTY_NAME=\"Debian 13\"\nID=debian\nIMAGE_ID=old\n", &who());
         assert_eq!(
             text,
             "PRETTY_NAME=\"Debian 13 (worker-3f9c2a71b0de)\"\nID=debian\n\

@@ -79,9 +79,16 @@ pub struct Plan {
 /// The profile's image does not exist.
 pub fn requests(project: &Project, profile: &Profile) -> Result<[SetRequest; 2]> {
     let image = image_of(project, profile)?;
-    let extra = if profile.packages.is_empty() { String::new() } else { format!("+{}", profile.name) };
-    let base = request(image, format!("{}{extra}", image.name), package_names(image, profile), true);
-    let tools = request(image, format!("{}-tools", image.name), image.tools.keys().cloned().collect(), false);
+    let extra =
+        if profile.packages.is_empty() { String::new() } else { format!("+{}", profile.name) };
+    let base =
+        request(image, format!("{}{extra}", image.name), package_names(image, profile), true);
+    let tools = request(
+        image,
+        format!("{}-tools", image.name),
+        image.tools.keys().cloned().collect(),
+        false,
+    );
     Ok([base, tools])
 }
 
@@ -109,12 +116,15 @@ fn request(image: &Image, name: String, packages: Vec<String>, essential: bool) 
 }
 
 fn image_of<'a>(project: &'a Project, profile: &Profile) -> Result<&'a Image> {
-    let missing = || format!("profile `{}` names image `{}`, which is not there", profile.name, profile.image);
+    let missing = || {
+        format!("profile `{}` names image `{}`, which is not there", profile.name, profile.image)
+    };
     project.image_of(profile).with_context(missing)
 }
 
 fn package_names(image: &Image, profile: &Profile) -> Vec<String> {
-    let mut names: Vec<String> = image.packages.keys().chain(profile.packages.keys()).cloned().collect();
+    let mut names: Vec<String> =
+        image.packages.keys().chain(profile.packages.keys()).cloned().collect();
     names.push(image.kernel.clone());
     names.sort();
     names.dedup();
@@ -126,7 +136,12 @@ impl Plan {
     ///
     /// # Errors
     /// The lock lacks something or is older than the profile, or an input cannot be read.
-    pub fn new(project: &Project, profile: &Profile, lock: &Lock, firstboot: &Path) -> Result<Self> {
+    pub fn new(
+        project: &Project,
+        profile: &Profile,
+        lock: &Lock,
+        firstboot: &Path,
+    ) -> Result<Self> {
         let image = image_of(project, profile)?;
         let [base_request, tools_request] = requests(project, profile)?;
         let base = lock.base(&base_request)?.clone();

@@ -44,7 +44,10 @@ const CONTENT: [Rule; 8] = [
 const PATHS: [Rule; 8] = [
     Rule { name: "SSH host key", pattern: r"^etc/ssh/ssh_host_\w+_key" },
     Rule { name: "K3s node password", pattern: r"^etc/rancher/node/" },
-    Rule { name: "K3s server state", pattern: r"^var/lib/rancher/k3s/server/(?:tls|cred|db|token)" },
+    Rule {
+        name: "K3s server state",
+        pattern: r"^var/lib/rancher/k3s/server/(?:tls|cred|db|token)",
+    },
     Rule { name: "K3s token file", pattern: r"^etc/rancher/k3s/secrets/." },
     Rule { name: "cloud-init instance", pattern: r"^var/lib/cloud/(?:instances?|data|seed)/?" },
     Rule { name: "authorized keys", pattern: r"^(?:root|home/[^/]+)/\.ssh/." },
@@ -161,7 +164,8 @@ impl Scanner {
 /// The tar cannot be read, or holds what no image may; then all findings are named.
 pub fn tar(path: &Path, mut visit: impl FnMut(&str, u64, &[u8])) -> Result<Scan> {
     let mut scanner = Scanner::default();
-    let mut tar = tar::Archive::new(std::io::BufReader::with_capacity(1 << 20, fs::File::open(path)?));
+    let mut tar =
+        tar::Archive::new(std::io::BufReader::with_capacity(1 << 20, fs::File::open(path)?));
     for entry in tar.entries()? {
         let mut entry = entry.with_context(|| format!("failed to read {}", path.display()))?;
         let name = plain_name(&entry.path()?.to_string_lossy()).to_owned();
@@ -206,7 +210,10 @@ mod tests {
         let x = |n| "Ab3".repeat(n);
         vec![
             ("private key", format!("-----BEGIN OPENSSH {} KEY-----\n{}\n", "PRIVATE", x(30))),
-            ("private key", format!("-----BEGIN RSA {} KEY-----\nProc-Type: 4\n\n{}", "PRIVATE", x(30))),
+            (
+                "private key",
+                format!("-----BEGIN RSA {} KEY-----\nProc-Type: 4\n\n{}", "PRIVATE", x(30)),
+            ),
             ("K3s token", format!("K10{}::server:{}", "0f".repeat(32), x(4))),
             ("age key", format!("AGE-SECRET-{}-1{}", "KEY", "Q7".repeat(30))),
             ("kubeconfig key", format!("client-key-{}: {}", "data", x(30))),
@@ -239,9 +246,13 @@ mod tests {
     fn paths_and_special_files_are_found() {
         let found = |name: &str, content: &str| tarball(&with(name, content)).is_err();
         for path in [
-            "etc/ssh/ssh_host_ed25519_key", "etc/rancher/node/password", "root/.ssh/authorized_keys",
-            "var/lib/rancher/k3s/server/token", "var/lib/cloud/instance/user-data.txt",
-            "etc/rancher/k3s/secrets/server-token", "var/lib/systemd/random-seed",
+            "etc/ssh/ssh_host_ed25519_key",
+            "etc/rancher/node/password",
+            "root/.ssh/authorized_keys",
+            "var/lib/rancher/k3s/server/token",
+            "var/lib/cloud/instance/user-data.txt",
+            "etc/rancher/k3s/secrets/server-token",
+            "var/lib/systemd/random-seed",
         ] {
             assert!(found(path, "x"), "{path}");
         }

@@ -100,7 +100,12 @@ fn check_path(path: &str) -> Result<()> {
     Ok(())
 }
 
-fn append<W: Write>(tar: &mut tar::Builder<W>, path: &str, entry: &Entry, epoch: i64) -> Result<()> {
+fn append<W: Write>(
+    tar: &mut tar::Builder<W>,
+    path: &str,
+    entry: &Entry,
+    epoch: i64,
+) -> Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_mtime(u64::try_from(epoch).context("a time before 1970")?);
     header.set_uid(0);
@@ -153,7 +158,8 @@ fn append_file<W: Write>(
 /// The tar cannot be read.
 pub fn folders(path: &Path) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
-    let mut tar = tar::Archive::new(std::io::BufReader::with_capacity(1 << 20, fs::File::open(path)?));
+    let mut tar =
+        tar::Archive::new(std::io::BufReader::with_capacity(1 << 20, fs::File::open(path)?));
     for entry in tar.entries_with_seek()? {
         let entry = entry.with_context(|| format!("failed to read {}", path.display()))?;
         if entry.header().entry_type().is_dir() {
@@ -195,7 +201,10 @@ mod tests {
         b.file("usr/lib/x", "1", 0o644).unwrap();
         let none = BTreeSet::new();
         assert_eq!(bytes(&a, &none), bytes(&b, &none));
-        assert_eq!(names(&bytes(&a, &none)), ["./etc/", "./etc/y", "./usr/", "./usr/lib/", "./usr/lib/x"]);
+        assert_eq!(
+            names(&bytes(&a, &none)),
+            ["./etc/", "./etc/y", "./usr/", "./usr/lib/", "./usr/lib/x"]
+        );
         let existing = ["etc", "usr"].map(str::to_owned).into();
         assert_eq!(names(&bytes(&a, &existing)), ["./etc/y", "./usr/lib/", "./usr/lib/x"]);
     }

@@ -34,7 +34,11 @@ pub fn unpack(store: &Store, set: &BaseSet, dest: &Path) -> Result<()> {
     let root = dest.join("root");
     fs_err::create_dir_all(&root)?;
     for package in &set.packages {
-        Command::new("dpkg-deb").arg("--extract").arg(store.object(&package.sha256)).arg(&root).run()?;
+        Command::new("dpkg-deb")
+            .arg("--extract")
+            .arg(store.object(&package.sha256))
+            .arg(&root)
+            .run()?;
     }
     Ok(())
 }

@@ -79,7 +79,8 @@ fn same_inputs(manifest: &Manifest, plan: &Plan) -> Result<()> {
     let differs = |name: &&&String| manifest.inputs.get(**name) != here.get(**name);
     let mut changed: Vec<String> = names.iter().filter(differs).map(|n| (*n).clone()).collect();
     if changed.is_empty() {
-        changed.push("the configuration (profiles/, images/, cluster/) or builder itself".to_owned());
+        changed
+            .push("the configuration (profiles/, images/, cluster/) or builder itself".to_owned());
     }
     bail!(
         "{} was built from other inputs than those here; changed: {}; check out the revision and \
@@ -124,13 +125,20 @@ fn differing_blocks(a: &Path, b: &Path) -> Result<Vec<u64>> {
     let (a, b) = (File::from(fs::File::open(a)?), File::from(fs::File::open(b)?));
     let size = a.metadata()?.len();
     ensure!(size == b.metadata()?.len(), "the disks differ in size");
-    let used: BTreeSet<u64> = [&a, &b].iter().map(|f| used_clusters(f, size)).collect::<Result<Vec<_>>>()?.concat().into_iter().collect();
+    let used: BTreeSet<u64> = [&a, &b]
+        .iter()
+        .map(|f| used_clusters(f, size))
+        .collect::<Result<Vec<_>>>()?
+        .concat()
+        .into_iter()
+        .collect();
     let (mut left, mut right) = (vec![0; CLUSTER as usize], vec![0; CLUSTER as usize]);
     let mut found = Vec::new();
     for cluster in used {
         let length = CLUSTER.min(size - cluster * CLUSTER) as usize;
         for (file, buffer) in [(&a, &mut left), (&b, &mut right)] {
-            file.read_exact_at(&mut buffer[..length], cluster * CLUSTER).context("failed to compare")?;
+            file.read_exact_at(&mut buffer[..length], cluster * CLUSTER)
+                .context("failed to compare")?;
         }
         let pairs = left.chunks(BLOCK as usize).zip(right.chunks(BLOCK as usize)).enumerate();
         let first = cluster * (CLUSTER / BLOCK);
@@ -156,6 +164,8 @@ fn owner(disk: &Path, offset: u64, blocks: &[u64], tools: &Tools) -> Result<Opti
         return Ok(None);
     };
     let names = ask(format!("ncheck {inode}"))?;
-    let path = names.lines().find_map(|l| Some(l.split_once('\t')?.1.trim().to_owned()).filter(|p| p.starts_with('/')));
+    let path = names
+        .lines()
+        .find_map(|l| Some(l.split_once('\t')?.1.trim().to_owned()).filter(|p| p.starts_with('/')));
     Ok(path)
 }

@@ -151,7 +151,7 @@ impl Reader<'_> {
                 self.problem(at, format!("{field} = \"{value}\": may hold only letters, digits and `+-.~:_`, and not start with `-` or `.`"));
             }
         }
-        if !package.path.split('/').all(|part| word(part)) {
+        if !package.path.split('/').all(word) {
             self.problem(
                 at,
                 format!("path = \"{}\": must be a plain path below the mirror", package.path),

@@ -1,7 +1,7 @@
 //! Files given by hand: stand-ins that take a release's place in the lock, and releases the
 //! operator has already, which must be what the lock says.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -78,7 +78,7 @@ fn version(lock: &Lock, name: &str, kind: ArtifactKind, path: &Path) -> Result<S
 
 /// Takes a file the operator has already instead of its download: into the store, if it is
 /// exactly what the lock says.
-pub fn check_artifact(lock: &Lock, store: &Store, name: &str, path: &PathBuf) -> Result<()> {
+pub fn check_artifact(lock: &Lock, store: &Store, name: &str, path: &Path) -> Result<()> {
     let artifact = lock.artifact(name)?;
     let (found, size) = hash_file(path)?;
     if found != artifact.sha256 {
@@ -102,6 +102,7 @@ mod tests {
     use super::super::tests::sample;
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
 
     fn program(folder: &Path, text: &str) -> PathBuf {
         let path = folder.join("k3s-standin");

@@ -91,9 +91,9 @@ impl Store {
     pub fn list(&self) -> Result<Listing> {
         let uses = self.uses()?;
         let mut entries = self.entries()?;
-        let users = users(self, &uses);
+        let by_path = users(self, &uses);
         for entry in &mut entries {
-            entry.images = users.get(&entry.path).cloned().unwrap_or_default();
+            entry.images = by_path.get(&entry.path).cloned().unwrap_or_default();
         }
         entries.sort_by(|a, b| a.kind.cmp(&b.kind).then(b.size.cmp(&a.size)));
         Ok(Listing { entries, images: uses.into_iter().map(|u| u.image_id).collect() })
@@ -202,15 +202,15 @@ impl Drop for Alone<'_> {
 
 /// Path in the cache → image-ids that use it.
 fn users(store: &Store, uses: &[Use]) -> BTreeMap<PathBuf, Vec<String>> {
-    let mut users: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
+    let mut by_path: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
     for note in uses {
         let objects = note.objects.iter().map(|digest| store.object(digest));
         let stages = note.stages.iter().map(|(name, key)| store.stage(name, key));
         for path in objects.chain(stages) {
-            users.entry(path).or_default().push(note.image_id.clone());
+            by_path.entry(path).or_default().push(note.image_id.clone());
         }
     }
-    users
+    by_path
 }
 
 fn collect(folder: &Path, kind: &Kind, entries: &mut Vec<Entry>) -> Result<()> {

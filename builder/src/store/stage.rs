@@ -74,6 +74,7 @@ impl Store {
             Err(_) if target.is_dir() => {}
             Err(e) => return Err(e).context(format!("failed to store the output of {name}")),
         }
+        drop(temp);
         Ok(target)
     }
 }
