@@ -27,6 +27,7 @@ pub struct Cli {
 
 /// Flags of all commands.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of all commands")]
 pub struct Global {
     /// Project folder [default: the nearest one at or above this folder]
     #[arg(long, global = true, value_name = "DIR")]
@@ -292,7 +293,7 @@ mod tests {
     #[test]
     fn durations_and_pairs_say_what_they_want() {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        assert_eq!(duration("2h"), Ok(Duration::from_hours(2)));
         for bad in ["", "90", "0s", "-1s", "1d", "99999999999999999999h"] {
             assert!(duration(bad).is_err(), "{bad}");
         }

@@ -18,7 +18,8 @@ fn main() -> ExitCode {
 /// Prints the error once, one line per cause; returns what the caller of this program shall see.
 fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(problems) = error.downcast_ref::<Problems>() {
-        eprintln!("error: the configuration or the command line is wrong\n{problems}");
+        let what = if problems.is_usage() { " " } else { " the configuration is wrong\n" };
+        eprintln!("error:{what}{problems}");
         return ExitCode::from(builder::USAGE);
     }
     eprintln!("error: {error}");

@@ -36,12 +36,11 @@ impl Context {
     /// # Errors
     /// The folder it was started in is gone.
     pub fn new(global: &Global) -> Result<Self> {
-        let root = match &global.root {
-            Some(root) => Some(root.clone()),
-            None => {
-                let here = std::env::current_dir().context("failed to find the current folder")?;
-                here.ancestors().find(|folder| is_project(folder)).map(Path::to_owned)
-            }
+        let root = if let Some(root) = &global.root {
+            Some(root.clone())
+        } else {
+            let here = std::env::current_dir().context("failed to find the current folder")?;
+            here.ancestors().find(|folder| is_project(folder)).map(Path::to_owned)
         };
         Ok(Self { root, ui: Ui::new(global.quiet), json: global.json })
     }

@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use schemars::{Schema, schema_for};
+use schemars::Schema;
+use schemars::generate::SchemaSettings;
+use schemars::transform::RecursiveTransform;
+use serde_json::Value;
 
 use crate::cli::{SchemaArgs, SchemaKind};
 use crate::config::{RawCluster, RawImage, RawProfile};
@@ -18,10 +21,33 @@ pub fn run(args: &SchemaArgs) -> Result<ExitCode> {
 }
 
 fn schema(kind: SchemaKind) -> Result<Schema> {
+    let generator = SchemaSettings::draft2020_12()
+        .with_transform(RecursiveTransform(without_null))
+        .into_generator();
     Ok(match kind {
-        SchemaKind::Image => schema_for!(RawImage),
-        SchemaKind::Profile => schema_for!(RawProfile),
-        SchemaKind::Cluster => schema_for!(RawCluster),
+        SchemaKind::Image => generator.into_root_schema_for::<RawImage>(),
+        SchemaKind::Profile => generator.into_root_schema_for::<RawProfile>(),
+        SchemaKind::Cluster => generator.into_root_schema_for::<RawCluster>(),
         SchemaKind::Lock => bail!("the schema of builder.lock is not built yet"),
     })
+}
+
+/// Takes out the `null` that an optional field may be in JSON: TOML has none.
+fn without_null(schema: &mut Schema) {
+    if let Some(Value::Array(types)) = schema.get_mut("type") {
+        types.retain(|t| t != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            schema.insert("type".to_owned(), only);
+        }
+    }
+    let choices = schema.get("anyOf").and_then(Value::as_array);
+    let some = choices.and_then(|choices| match choices.as_slice() {
+        [some, null] if null.get("type").is_some_and(|t| t == "null") => some.as_object().cloned(),
+        _ => None,
+    });
+    if let (Some(some), Some(object)) = (some, schema.as_object_mut()) {
+        object.remove("anyOf");
+        object.extend(some);
+    }
 }

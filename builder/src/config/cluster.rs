@@ -158,7 +158,7 @@ fn birth_of(doc: &Document, at: &At<RawBirth>, problems: &mut Problems) -> Optio
 }
 
 fn nfs(doc: &Document, raw: &RawCluster, problems: &mut Problems) -> BTreeMap<String, Nfs> {
-    let exports = raw.nfs.iter().flat_map(|at| at.get());
+    let exports = raw.nfs.iter().flat_map(At::get);
     exports.filter_map(|(name, at)| Some((name.clone(), export(doc, at, problems)?))).collect()
 }
 

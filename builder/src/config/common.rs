@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use super::document::{At, Document};
+use super::document::{At, Document, TextTable};
 use super::problem::{Problems, suggest};
 use super::syntax::{self, Rule};
+
+/// A rule for a text.
+pub type TextRule = fn(&str) -> Rule;
 
 /// Holds one text against a rule; the problem points at its value.
 pub fn value_rule(doc: &Document, at: &Range<usize>, rule: Rule, problems: &mut Problems) {
@@ -16,12 +19,7 @@ pub fn value_rule(doc: &Document, at: &Range<usize>, rule: Rule, problems: &mut 
 }
 
 /// Holds one text against a rule and returns it.
-pub fn text(
-    doc: &Document,
-    at: &At<String>,
-    rule: fn(&str) -> Rule,
-    problems: &mut Problems,
-) -> String {
+pub fn text(doc: &Document, at: &At<String>, rule: TextRule, problems: &mut Problems) -> String {
     value_rule(doc, &at.span(), rule(at.get()), problems);
     at.get().clone()
 }
@@ -30,7 +28,7 @@ pub fn text(
 pub fn texts(
     doc: &Document,
     list: Option<&At<Vec<At<String>>>>,
-    rule: fn(&str) -> Rule,
+    rule: TextRule,
     problems: &mut Problems,
 ) -> Vec<String> {
     list.map_or(&[][..], |list| list.get()).iter().map(|at| text(doc, at, rule, problems)).collect()
@@ -39,8 +37,8 @@ pub fn texts(
 /// Holds the keys and the values of a table each against a rule; no table is an empty table.
 pub fn table(
     doc: &Document,
-    table: Option<&At<BTreeMap<String, At<String>>>>,
-    (key_rule, rule): (fn(&str) -> Rule, fn(&str) -> Rule),
+    table: Option<&At<TextTable>>,
+    (key_rule, rule): (TextRule, TextRule),
     problems: &mut Problems,
 ) -> BTreeMap<String, String> {
     let mut checked = BTreeMap::new();
@@ -56,8 +54,8 @@ pub fn table(
 /// Packages (or units) with the reasons they are there for.
 pub fn with_reasons(
     doc: &Document,
-    raw: Option<&At<BTreeMap<String, At<String>>>>,
-    name: fn(&str) -> Rule,
+    raw: Option<&At<TextTable>>,
+    name: TextRule,
     problems: &mut Problems,
 ) -> BTreeMap<String, String> {
     table(doc, raw, (name, syntax::reason), problems)
@@ -73,8 +71,8 @@ pub fn trees(
     for at in list.iter().flat_map(|list| list.get()) {
         if let Err(rule) = tree(root, at.get()) {
             let folders = folders(&root.join("images"));
-            let hint = suggest(at.get(), folders.iter().map(String::as_str));
-            problems.push(doc.problem(&at.span(), rule).hint(hint));
+            let others = folders.iter().map(String::as_str).filter(|name| name != at.get());
+            problems.push(doc.problem(&at.span(), rule).hint(suggest(at.get(), others)));
         }
     }
     list.iter().flat_map(|list| list.get()).map(|at| at.get().clone()).collect()

@@ -4,6 +4,7 @@
 //! and again, each time without the entry that failed before, until it passes; what was taken out
 //! is remembered, so that a value that is wrong is not also called missing.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
@@ -15,6 +16,9 @@ use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
 
 use super::explain::explain;
 use super::problem::{Problem, Problems};
+
+/// A table of texts.
+pub type TextTable = BTreeMap<String, At<String>>;
 
 /// A value and the bytes of its file it stands in.
 #[derive(Debug, Clone, Deserialize)]
@@ -55,7 +59,7 @@ pub struct Document {
     pub name: String,
     text: String,
     entries: Vec<Entry>,
-    /// Paths of the entries taken out because of a problem.
+    /// Paths of the entries taken out because of a problem, and of those that were meant.
     removed: Vec<String>,
 }
 
@@ -80,7 +84,7 @@ impl Document {
         let bytes = match fs_err::read(root.join(name)) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                problems.push(Problem::of_file(name, "is missing"));
+                problems.push(Problem::of_file(name, "is missing").hint(described(name)));
                 return None;
             }
             Err(e) => {
@@ -138,8 +142,12 @@ impl Document {
             problems.push(self.problem(&place, explained.rule).hint(explained.hint));
             // Without an entry to take out, the same error would come for ever.
             let gone = remove(&mut table, &place)?;
-            self.removed
-                .extend(self.entries.iter().find(|e| e.value == gone).map(|e| e.path.clone()));
+            let path = self.entries.iter().find(|e| e.value == gone).map(|e| e.path.clone());
+            if let (Some(path), Some(meant)) = (&path, explained.meant) {
+                let parent = path.rsplit_once('.').map(|(parent, _)| format!("{parent}."));
+                self.removed.push(parent.unwrap_or_default() + &meant);
+            }
+            self.removed.extend(path);
         }
     }
 
@@ -179,8 +187,13 @@ impl Document {
             self.entries.iter().find(|e| e.path == parent).map(|e| e.key.start)
         });
         let (line, column) = position(&self.text, parent.unwrap_or(0));
-        let key = path.to_owned();
-        Some(Problem { line, column, key, ..Problem::of_file(&self.name, "is missing") })
+        Some(Problem {
+            line,
+            column,
+            key: path.to_owned(),
+            hint: Some(described(&self.name)),
+            ..Problem::of_file(&self.name, "is missing")
+        })
     }
 
     /// The value of a key that must be there; pushes a problem when it is not.
@@ -194,10 +207,16 @@ impl Document {
         if field.is_none() {
             let entry = table.and_then(|t| self.entries.iter().find(|e| e.value == *t));
             let path = entry.map_or_else(|| key.to_owned(), |e| format!("{}.{key}", e.path));
-            self.missing(&path).into_iter().for_each(|p| problems.push(p));
+            problems.extend(self.missing(&path));
         }
         field
     }
+}
+
+/// Where to read what a file holds: its folder is the kind, in the plural for most.
+fn described(name: &str) -> String {
+    let kind = name.split('/').next().unwrap_or_default().trim_end_matches('s');
+    format!("`builder schema {kind}` says what it holds")
 }
 
 /// Whether what follows a removed path is its end or something inside it.
@@ -207,7 +226,10 @@ fn is_below(rest: &str) -> bool {
 
 fn syntax_problem(name: &str, text: &str, error: &toml::de::Error) -> Problem {
     let (line, column) = position(text, error.span().map_or(0, |s| s.start));
-    let rule = format!("is not TOML: {}", error.message().replace('\n', ", "));
+    let found = error.span().and_then(|span| text.get(span)).filter(|t| !t.trim().is_empty());
+    let found = found.map(|t| format!(": `{t}`")).filter(|t| t.len() <= VALUE_MAX);
+    let message = error.message().replace('\n', ", ");
+    let rule = format!("is not TOML: {message}{}", found.unwrap_or_default());
     Problem { line, column, ..Problem::of_file(name, rule) }
 }
 
@@ -224,10 +246,8 @@ fn index(table: &DeTable<'_>, parent: &str, entries: &mut Vec<Entry>) {
     for (key, value) in table {
         let name = key.get_ref();
         let bare = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-        let name = match name.bytes().all(bare) && !name.is_empty() {
-            true => name.to_string(),
-            false => format!("{name:?}"),
-        };
+        let is_bare = name.bytes().all(bare) && !name.is_empty();
+        let name = if is_bare { name.to_string() } else { format!("{name:?}") };
         let path = if parent.is_empty() { name } else { format!("{parent}.{name}") };
         index_value(value, key.span(), &path, entries);
     }

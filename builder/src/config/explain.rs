@@ -1,6 +1,6 @@
 //! serde's and toml's messages in the words of this tool.
 
-use super::problem::suggest;
+use super::problem::{nearest, suggest};
 
 /// A rule, and a fix where serde's message names what it knows.
 #[derive(Debug, PartialEq, Eq)]
@@ -9,6 +9,8 @@ pub struct Explained {
     pub rule: String,
     /// Nearest known name, or all of them.
     pub hint: Option<String>,
+    /// The key that was meant by an unknown one.
+    pub meant: Option<String>,
 }
 
 /// What serde calls a type (its `expected …`), and what a person calls it.
@@ -52,7 +54,7 @@ pub fn explain(message: &str) -> Explained {
 }
 
 fn rule(text: impl Into<String>) -> Explained {
-    Explained { rule: text.into(), hint: None }
+    Explained { rule: text.into(), hint: None, meant: None }
 }
 
 /// From "`found`, expected one of `a`, `b`": the nearest of the expected names as hint.
@@ -60,7 +62,11 @@ fn choice(rest: &str, rule: &str) -> Explained {
     let mut names = quoted(rest);
     let found = names.next().unwrap_or_default();
     let known: Vec<_> = names.collect();
-    Explained { rule: rule.to_owned(), hint: suggest(found, known.iter().copied()) }
+    Explained {
+        rule: rule.to_owned(),
+        hint: suggest(found, known.iter().copied()),
+        meant: nearest(found, known.iter().copied()).map(str::to_owned),
+    }
 }
 
 /// The words between backticks.

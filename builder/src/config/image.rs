@@ -85,23 +85,20 @@ pub fn check(
     let suite = word(doc, "suite", raw.suite.as_ref(), syntax::word, problems);
     let keyring = word(doc, "keyring", raw.keyring.as_ref(), syntax::absolute_path, problems);
     let kernel = word(doc, "kernel", raw.kernel.as_ref(), syntax::package, problems);
-    let security = raw.security_suite.as_ref();
-    let files = raw.files.as_ref().map(At::get);
-    let exclude = files.and_then(|f| f.exclude.as_ref());
-    let include = files.and_then(|f| f.include.as_ref());
     let (esp, epoch) = (esp(doc, raw.esp.as_ref(), problems), epoch(doc, raw, problems));
+    let (exclude, include) = files(doc, raw, problems);
     let image = Image {
         name: name.to_owned(),
         disk_tools: disk_tools(doc, raw, names, problems).unwrap_or_else(|| name.to_owned()),
         components: texts(doc, components, syntax::word, problems),
         suites: texts(doc, suites, syntax::word, problems),
-        security_suite: security.map(|at| text(doc, at, syntax::word, problems)),
+        security_suite: security_suite(doc, raw, problems),
         packages: with_reasons(doc, packages, syntax::package, problems),
         tools: with_reasons(doc, tools, syntax::package, problems),
         mask: with_reasons(doc, raw.mask.as_ref(), syntax::unit, problems),
-        exclude: texts(doc, exclude, syntax::absolute_path, problems),
-        include: texts(doc, include, syntax::absolute_path, problems),
         tree: trees(root, doc, raw.tree.as_ref(), problems),
+        exclude,
+        include,
         esp: esp?,
         source_date_epoch: epoch?,
         distribution: distribution_name(*distribution?.get()).to_owned(),
@@ -112,6 +109,17 @@ pub fn check(
         kernel: kernel?,
     };
     Some(image)
+}
+
+fn security_suite(doc: &Document, raw: &RawImage, problems: &mut Problems) -> Option<String> {
+    raw.security_suite.as_ref().map(|at| text(doc, at, syntax::word, problems))
+}
+
+/// What dpkg leaves out, and what it takes all the same.
+fn files(doc: &Document, raw: &RawImage, problems: &mut Problems) -> (Vec<String>, Vec<String>) {
+    let Some(files) = raw.files.as_ref().map(At::get) else { return (vec![], vec![]) };
+    let mut list = |raw| texts(doc, raw, syntax::absolute_path, problems);
+    (list(files.exclude.as_ref()), list(files.include.as_ref()))
 }
 
 fn disk_tools(

@@ -30,7 +30,7 @@ pub use cluster::{Birth, Cluster, Nfs, NodeSpec, Proxmox};
 pub use document::{At, Document};
 pub use image::{Esp, Image};
 pub use network::Network;
-pub use problem::{Problem, Problems, did_you_mean, suggest};
+pub use problem::{Problem, Problems, nearest, suggest};
 pub use profile::{DISK_MIN, K3sSettings, Profile, Upgrades, Vm, memory_min};
 pub use raw_cluster::{FlannelBackend, RawCluster, SecretsEncryption};
 pub use raw_image::RawImage;
@@ -146,12 +146,9 @@ fn read_all<T: DeserializeOwned>(
     problems: &mut Problems,
 ) -> BTreeMap<String, Option<(Document, T)>> {
     let mut files = BTreeMap::new();
-    let entries = match fs_err::read_dir(root.join(folder)) {
-        Ok(entries) => entries,
-        Err(_) => {
-            problems.push(Problem::of_file(folder, "is missing: the folder of this configuration"));
-            return files;
-        }
+    let Ok(entries) = fs_err::read_dir(root.join(folder)) else {
+        problems.push(Problem::of_file(folder, "is missing"));
+        return files;
     };
     let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     let mut names: Vec<_> = names.collect();
@@ -159,7 +156,7 @@ fn read_all<T: DeserializeOwned>(
     for file in names.iter().filter(|name| !name.starts_with('.')) {
         let Some(name) = file.strip_suffix(".toml") else { continue };
         let path = format!("{folder}/{file}");
-        if let Err(error) = file_name(name) {
+        if let Err(error) = file_name(folder, name) {
             problems.push(Problem::of_file(&path, format!("has a name that {error}")));
         }
         files.insert(name.to_owned(), Document::read(root, &path, problems));
@@ -167,7 +164,8 @@ fn read_all<T: DeserializeOwned>(
     files
 }
 
-/// File names become parts of image-ids and of paths; only images carry a version with dots.
-fn file_name(name: &str) -> Result<(), node::values::Invalid> {
-    name.replace('.', "-").parse::<Hostname>().map(|_| ())
+/// File names become parts of image-ids and of paths; only an image's may carry a version's dot.
+fn file_name(folder: &str, name: &str) -> Result<(), node::values::Invalid> {
+    let name = if folder == "images" { name.replace('.', "-") } else { name.to_owned() };
+    name.parse::<Hostname>().map(|_| ())
 }

@@ -126,7 +126,7 @@ pub fn check_api(
             .problem(&at.span(), "is declared virtual, but is the address of a node")
             .hint("take a free address, or leave out `api_is_virtual`".to_owned()),
         (true, None) => match network.and_then(|n| n.refuses(api)) {
-            Some(rule) => doc.problem(&at.span(), rule),
+            Some(why) => doc.problem(&at.span(), why),
             None => return,
         },
         (false, Some(_)) if role != Some(Role::Agent) => return,

@@ -7,7 +7,7 @@ use node::config::Role;
 use super::cluster::NodeSpec;
 use super::document::{At, Document};
 use super::network::Network;
-use super::problem::{Problems, suggest};
+use super::problem::{Problem, Problems, suggest};
 use super::profile::{Profile, Vm, check_cores, check_disk, check_memory};
 use super::raw_cluster::{RawCluster, RawNode};
 
@@ -69,9 +69,15 @@ fn node(
     let cores = own.and_then(|vm| vm.cores.as_ref());
     let memory = own.and_then(|vm| vm.memory.as_ref());
     let disk = own.and_then(|vm| vm.disk.as_ref());
-    cores.into_iter().for_each(|at| check_cores(doc, at, problems));
-    disk.into_iter().for_each(|at| check_disk(doc, at, problems));
-    memory.zip(role).into_iter().for_each(|(at, role)| check_memory(doc, at, role, problems));
+    if let Some(at) = cores {
+        check_cores(doc, at, problems);
+    }
+    if let Some(at) = disk {
+        check_disk(doc, at, problems);
+    }
+    if let (Some(at), Some(role)) = (memory, role) {
+        check_memory(doc, at, role, problems);
+    }
     let default = known.profiles.get(profile.get())?.vm;
     Some(NodeSpec {
         name: name?.get().clone(),
@@ -89,13 +95,15 @@ fn node(
 
 fn check_profile(doc: &Document, at: &At<String>, known: &Known<'_>, problems: &mut Problems) {
     let name = at.get().as_str();
-    if known.profiles.contains_key(name) || known.broken.contains(&name) {
+    // Without any profile the missing folder is the problem to tell.
+    if known.names.is_empty() || known.role(name).is_some() || known.broken.contains(&name) {
         return;
     }
     let usable = known.profiles.keys().map(String::as_str);
-    let rule = match known.names.contains_key(name) {
-        true => "names a profile without a role, which is only there to be extended",
-        false => "names a profile that does not exist",
+    let rule = if known.names.contains_key(name) {
+        "names a profile without a role, which is only there to be extended"
+    } else {
+        "names a profile that does not exist"
     };
     problems.push(doc.problem(&at.span(), rule).hint(suggest(name, usable)));
 }
@@ -110,7 +118,7 @@ fn check_address(
         address if address == network.gateway => Some("is the address of the gateway".to_owned()),
         address => network.refuses(address),
     };
-    rule.into_iter().for_each(|rule| problems.push(doc.problem(&at.span(), rule)));
+    problems.extend(rule.map(|rule| doc.problem(&at.span(), rule)));
 }
 
 /// Names, addresses and VM numbers stand once.
@@ -157,9 +165,8 @@ fn check_servers(
     let problem = match (servers.len(), servers.last(), nodes.first()) {
         (0, _, first) => {
             let place = first.map_or(0..0, At::span);
-            let mut problem = doc.problem(&place, "has no server: one profile's role must be it");
-            problem.key = "node".to_owned();
-            problem
+            let rule = "has no server: no profile of a node has the role \"server\"";
+            Problem { key: "node".to_owned(), ..doc.problem(&place, rule) }
         }
         (count, Some(last), _) if count % 2 == 0 => {
             let rule = format!("makes {count} servers; etcd needs an odd number of them");

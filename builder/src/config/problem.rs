@@ -87,6 +87,11 @@ impl Problems {
         &self.0
     }
 
+    /// Whether what was typed is wrong, and not a file.
+    pub fn is_usage(&self) -> bool {
+        self.0.iter().all(|p| p.file.is_empty())
+    }
+
     /// Whether nothing is wrong.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -98,6 +103,12 @@ impl Problems {
         self.0.sort();
         self.0.dedup();
         self
+    }
+}
+
+impl Extend<Problem> for Problems {
+    fn extend<I: IntoIterator<Item = Problem>>(&mut self, problems: I) {
+        self.0.extend(problems);
     }
 }
 
@@ -118,21 +129,22 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// "did you mean `X`?" for the nearest of `known`, if one is near enough to be a slip.
-pub fn did_you_mean<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+/// The nearest of `known`, if one is near enough for `text` to be a slip of it.
+pub fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     /// Below this similarity a suggestion is more often noise than help.
-    const NEAR: f64 = 0.75;
+    const NEAR: f64 = 0.8;
     known
         .into_iter()
         .map(|name| (strsim::jaro_winkler(text, name), name))
         .filter(|(score, _)| *score >= NEAR)
         .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, name)| format!("did you mean `{name}`?"))
+        .map(|(_, name)| name)
 }
 
-/// The nearest of `known`, or else all of them.
+/// A hint with the nearest of `known`, or else with all of them.
 pub fn suggest<'a>(text: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> Option<String> {
-    did_you_mean(text, known.clone()).or_else(|| {
+    let slip = nearest(text, known.clone()).map(|name| format!("did you mean `{name}`?"));
+    slip.or_else(|| {
         let names: Vec<_> = known.into_iter().map(|name| format!("`{name}`")).collect();
         (!names.is_empty()).then(|| format!("known are {}", names.join(", ")))
     })

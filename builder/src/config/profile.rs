@@ -7,9 +7,9 @@ use node::config::Role;
 use node::values::{Hostname, Size};
 use serde::Serialize;
 
-use super::common::{table, texts, trees, with_reasons};
-use super::document::{At, Document};
-use super::problem::{Problems, suggest};
+use super::common::{TextRule, table, texts, trees};
+use super::document::{At, Document, TextTable};
+use super::problem::{Problem, Problems, suggest};
 use super::raw_profile::{Origin, RawK3s, RawProfile, RawUpgrades, RawVm};
 use super::syntax;
 
@@ -171,26 +171,43 @@ impl<'a> Check<'a, '_> {
     ) -> Option<Found<'a, T>> {
         let found = self.find(field);
         if found.is_none() && !base {
-            let told = self.layers.iter().any(|(doc, _)| doc.missing(key).is_none());
-            let problem = self.layers[0].0.missing(key).filter(|_| !told);
-            problem.into_iter().for_each(|p| self.problems.push(p));
+            let problem = self.missing(key);
+            self.problems.extend(problem);
         }
         found
     }
 
+    /// The problem of a key that no layer has; `None` when one has it, but wrong.
+    fn missing(&self, key: &str) -> Option<Problem> {
+        let mut missing = self.layers.iter().map(|(doc, _)| doc.missing(key));
+        let first = missing.next()?;
+        first.filter(|_| missing.all(|p| p.is_some()))
+    }
+
     fn profile(mut self, name: &str, base: bool, images: &BTreeSet<&str>) -> Option<Profile> {
-        let role = self.need(base, "role", |raw| raw.role.as_ref()).map(|(_, at)| *at.get());
+        let role = self.role(base);
         let image = self.image(base, images);
         let vm = self.vm(base, role);
         let k3s = self.k3s();
         let upgrades = self.upgrades();
-        let packages = self.join(|raw| raw.packages.as_ref(), with_package_reasons);
+        let packages = self.join(|raw| raw.packages.as_ref(), (syntax::package, syntax::reason));
         let tree = match self.find(|raw| raw.tree.as_ref()) {
             Some((doc, at)) => trees(self.root, doc, Some(at), self.problems),
             None => vec![],
         };
         let name = name.parse().ok()?;
         Some(Profile { name, image: image?, role: role?, k3s, vm: vm?, upgrades, packages, tree })
+    }
+
+    fn role(&mut self, base: bool) -> Option<Role> {
+        let found = self.find(|raw| raw.role.as_ref());
+        if found.is_none() && !base {
+            let hint =
+                "write \"server\" or \"agent\"; only a profile that others extend may do without";
+            let problem = self.missing("role").map(|p| p.hint(hint.to_owned()));
+            self.problems.extend(problem);
+        }
+        found.map(|(_, at)| *at.get())
     }
 
     fn image(&mut self, base: bool, images: &BTreeSet<&str>) -> Option<String> {
@@ -223,20 +240,12 @@ impl<'a> Check<'a, '_> {
             Some((doc, at)) => texts(doc, Some(at), syntax::taint, self.problems),
             None => vec![],
         };
+        let labels = (syntax::label_key as TextRule, syntax::label_value as TextRule);
+        let kubelet = (syntax::kubelet_argument as TextRule, syntax::not_empty as TextRule);
         K3sSettings {
-            labels: self.join(
-                |raw| k3s(raw)?.labels.as_ref(),
-                |doc, at, problems| {
-                    table(doc, at, (syntax::label_key, syntax::label_value), problems)
-                },
-            ),
+            labels: self.join(|raw| k3s(raw)?.labels.as_ref(), labels),
             taints,
-            kubelet: self.join(
-                |raw| k3s(raw)?.kubelet.as_ref(),
-                |doc, at, problems| {
-                    table(doc, at, (syntax::kubelet_argument, syntax::not_empty), problems)
-                },
-            ),
+            kubelet: self.join(|raw| k3s(raw)?.kubelet.as_ref(), kubelet),
         }
     }
 
@@ -257,25 +266,17 @@ impl<'a> Check<'a, '_> {
     }
 
     /// A table joined key by key, the profile's own entries winning.
-    fn join<T: 'a>(
+    fn join(
         &mut self,
-        field: impl Fn(&'a RawProfile) -> Option<&'a At<T>>,
-        check: fn(&Document, Option<&At<T>>, &mut Problems) -> BTreeMap<String, String>,
+        field: impl Fn(&'a RawProfile) -> Option<&'a At<TextTable>>,
+        rules: (TextRule, TextRule),
     ) -> BTreeMap<String, String> {
         let mut joined = BTreeMap::new();
         for (doc, raw) in self.layers.iter().rev() {
-            joined.extend(check(doc, field(raw), self.problems));
+            joined.extend(table(doc, field(raw), rules, self.problems));
         }
         joined
     }
-}
-
-fn with_package_reasons(
-    doc: &Document,
-    raw: Option<&At<BTreeMap<String, At<String>>>>,
-    problems: &mut Problems,
-) -> BTreeMap<String, String> {
-    with_reasons(doc, raw, syntax::package, problems)
 }
 
 fn vm(raw: &RawProfile) -> Option<&RawVm> {
@@ -301,8 +302,8 @@ pub fn check_cores(doc: &Document, at: &At<u32>, problems: &mut Problems) {
 pub fn check_memory(doc: &Document, at: &At<Size>, role: Role, problems: &mut Problems) {
     let min = memory_min(role);
     if *at.get() < min {
-        let rule = format!("must be at least {min}, which K3s asks for as {}", role.as_str());
-        problems.push(doc.problem(&at.span(), rule));
+        let why = format!("must be at least {min}, which K3s asks for as {}", role.as_str());
+        problems.push(doc.problem(&at.span(), why));
     }
 }
 

@@ -108,7 +108,7 @@ pub enum FlannelBackend {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SecretsEncryption {
-    /// XSalsa20 and Poly1305.
+    /// `XSalsa20` and `Poly1305`.
     Secretbox,
     /// AES-CBC, K3s' own default.
     Aescbc,

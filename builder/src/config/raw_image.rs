@@ -1,11 +1,9 @@
 //! `images/NAME.toml` as written: nothing checked but types and key names.
 
-use std::collections::BTreeMap;
-
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::document::At;
+use super::document::{At, TextTable};
 
 /// A base operating system: what every image made from it holds before a profile adds anything.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -49,12 +47,12 @@ pub struct RawImage {
     pub tree: Option<At<Vec<At<String>>>>,
     /// Packages to install, each with the reason it is there, in a sentence.
     #[schemars(required)]
-    pub packages: Option<At<BTreeMap<String, At<String>>>>,
+    pub packages: Option<At<TextTable>>,
     /// Packages of the tools tree: what builds disks, pinned like the image itself.
     #[schemars(required)]
-    pub tools: Option<At<BTreeMap<String, At<String>>>>,
+    pub tools: Option<At<TextTable>>,
     /// systemd units that must never start, each with the reason.
-    pub mask: Option<At<BTreeMap<String, At<String>>>>,
+    pub mask: Option<At<TextTable>>,
     /// Files of packages to leave out.
     pub files: Option<At<RawFiles>>,
     /// What goes onto the EFI system partition.

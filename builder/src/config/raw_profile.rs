@@ -1,13 +1,11 @@
 //! `profiles/NAME.toml` as written: nothing checked but types and key names.
 
-use std::collections::BTreeMap;
-
 use node::config::Role;
 use node::values::Size;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::document::At;
+use super::document::{At, TextTable};
 
 /// What the image of a node's role holds, and the VM it is made for.
 ///
@@ -31,7 +29,7 @@ pub struct RawProfile {
     /// Automatic updates between two rebuilds.
     pub upgrades: Option<At<RawUpgrades>>,
     /// Packages beyond the image's own, each with the reason it is there, in a sentence.
-    pub packages: Option<At<BTreeMap<String, At<String>>>>,
+    pub packages: Option<At<TextTable>>,
     /// Folders below `images/` whose files are copied over those of the image.
     pub tree: Option<At<Vec<At<String>>>>,
 }
@@ -42,11 +40,11 @@ pub struct RawProfile {
 #[schemars(rename = "K3s")]
 pub struct RawK3s {
     /// Labels the kubelet registers its Node with.
-    pub labels: Option<At<BTreeMap<String, At<String>>>>,
+    pub labels: Option<At<TextTable>>,
     /// Taints it registers with: `key=value:Effect`.
     pub taints: Option<At<Vec<At<String>>>>,
     /// Arguments of the kubelet, without the leading dashes.
-    pub kubelet: Option<At<BTreeMap<String, At<String>>>>,
+    pub kubelet: Option<At<TextTable>>,
 }
 
 /// Size of a VM.

@@ -208,8 +208,12 @@ mod tests {
             ),
         ];
         for (rule, good, bad) in cases {
-            good.iter().for_each(|text| assert_eq!(rule(text), Ok(()), "{text}"));
-            bad.iter().for_each(|text| assert!(rule(text).is_err(), "{text}"));
+            for text in good {
+                assert_eq!(rule(text), Ok(()), "{text}");
+            }
+            for text in bad {
+                assert!(rule(text).is_err(), "{text}");
+            }
         }
     }
 
