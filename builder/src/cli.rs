@@ -60,6 +60,12 @@ pub enum Command {
     Boot(BootArgs),
     /// Build an image again from its manifest and compare bit for bit
     Verify(VerifyArgs),
+    /// Carry one of a boot's TCP connections; QEMU calls this
+    #[command(hide = true)]
+    Relay {
+        /// Where to
+        server: SocketAddr,
+    },
     /// Look at the cache of downloads and stages, or make room
     #[command(subcommand)]
     Cache(CacheCommand),
@@ -179,16 +185,18 @@ pub struct BootArgs {
     #[arg(long)]
     pub keep: bool,
     /// Give up after this time, such as 90s or 15m
-    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = duration)]
-    pub timeout: Duration,
+    /// [default: 90s with KVM, 5m without]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub timeout: Option<Duration>,
     /// How the boot must end
     #[arg(long, value_enum, default_value_t = Expect::Ready)]
     pub expect: Expect,
-    /// The server an agent joins, on the host's loopback
+    /// The server an agent joins, on the host's loopback [default: one started
+    /// for the test, from the image's own K3s]
     #[arg(long, value_name = "ADDR:PORT", requires = "token_file")]
     pub join: Option<SocketAddr>,
-    /// File with the token to start or join the cluster with
-    #[arg(long, value_name = "FILE")]
+    /// File with the token to join that server with
+    #[arg(long, value_name = "FILE", requires = "join")]
     pub token_file: Option<PathBuf>,
     /// Which node of cluster.toml to boot as [default: the profile's first]
     #[arg(long, value_name = "NAME")]

@@ -16,6 +16,7 @@ pub mod plan;
 pub mod qmp;
 pub mod relay;
 pub mod seed;
+pub mod server;
 pub mod signals;
 pub mod verdict;
 pub mod watch;

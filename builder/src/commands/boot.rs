@@ -1,16 +1,200 @@
-//! `builder boot`.
+//! `builder boot`: chooses image and node, gives what the node needs to become Ready, and judges.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use fs_err as fs;
+use node::config::Role;
+use node::join::Join;
+use node::values::Size;
 
 use super::Context;
-use crate::cli::BootArgs;
+use crate::boot::plan::mac_of;
+use crate::boot::server::Server;
+use crate::boot::{self, BootPlan, NodeIdentity, Seed, Tools};
+use crate::cli::{BootArgs, Expect, Firmware};
+use crate::config::{NodeSpec, Project};
+use crate::image::Manifest;
+use crate::image::tools::Tools as ToolsTree;
+use crate::store::Store;
 
-/// (in the making)
+/// Added to the image's own size, so that the growth of the root file system is seen.
+const GROWTH: u64 = 2 << 30;
+/// Memory a guest gets at most by default: under emulation more only costs the host.
+const MEMORY: Size = Size::from_bytes(4 << 30);
+
+/// `builder boot`.
 ///
 /// # Errors
-/// Always, until it is written.
-pub fn run(_ctx: &Context, _args: &BootArgs) -> Result<ExitCode> {
-    bail!("`builder boot` is not built yet")
+/// The test cannot be made; a boot that fails is exit status 1 with its reason on stdout.
+#[expect(clippy::print_stdout, reason = "the verdict is the command's data")]
+pub fn run(ctx: &Context, args: &BootArgs) -> Result<ExitCode> {
+    let project = ctx.project()?;
+    let image = image(ctx, args)?;
+    let manifest = Manifest::beside(&image)?;
+    let node = node(&project, &manifest, args)?;
+    let role = project.profile(&node.profile)?.role;
+    let store = Store::open(None)?;
+    let place = store.temp_dir("boot")?;
+    let server = match (role, args.expect, args.join) {
+        (Role::Agent, Expect::Ready, None) => {
+            let k3s = k3s_of(&store, &manifest, place.path())?;
+            Some(Server::start(&k3s, place.path(), project.cluster.api, &ctx.ui)?)
+        }
+        _ => None,
+    };
+    let mut plan = plan(&project, &manifest, node, role, &image, args)?;
+    plan.tools = tools(&store, &manifest)?;
+    plan.join = join(args, node, role, server.as_ref())?;
+    plan.forward = server.as_ref().map(|s| s.address).or(args.join);
+    let verdict = boot::boot(&plan, &ctx.ui)?;
+    verdict.record(&image)?;
+    if ctx.json {
+        println!("{}", serde_json::to_string_pretty(&verdict)?);
+    } else {
+        print!("{}", verdict.table(&ctx.ui));
+    }
+    Ok(if verdict.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The image named, or the newest of the profile.
+fn image(ctx: &Context, args: &BootArgs) -> Result<PathBuf> {
+    if let Some(image) = &args.image {
+        return Ok(image.clone());
+    }
+    let out = ctx.root()?.join(&args.out);
+    let profile = args.profile.as_deref().unwrap_or_default();
+    let mut newest = None;
+    for entry in fs::read_dir(&out)? {
+        let path = entry?.path();
+        if !path.to_string_lossy().ends_with(".manifest.json") {
+            continue;
+        }
+        let manifest = Manifest::load(&path)?;
+        let made = fs::metadata(&path)?.modified()?;
+        if manifest.profile == profile && newest.as_ref().is_none_or(|(time, _)| *time < made) {
+            newest = Some((made, out.join(manifest.qcow2.file)));
+        }
+    }
+    let hint = || format!("no image of `{profile}` in {}; run `builder image --profile {profile}`", out.display());
+    Ok(newest.with_context(hint)?.1)
+}
+
+fn node<'a>(project: &'a Project, manifest: &Manifest, args: &BootArgs) -> Result<&'a NodeSpec> {
+    let nodes = &project.cluster.nodes;
+    let profile = &manifest.profile;
+    let found = match &args.node {
+        Some(name) => nodes.iter().find(|n| n.name == *name),
+        None => nodes.iter().find(|n| n.profile == *profile),
+    };
+    match (found, &args.node) {
+        (Some(node), _) if node.profile == *profile => Ok(node),
+        (Some(node), _) => bail!("{} has profile {}, the image is of {profile}", node.name, node.profile),
+        (None, Some(name)) => bail!("cluster.toml has no node {name}"),
+        (None, None) => bail!("cluster.toml has no node of profile {profile}; give one there"),
+    }
+}
+
+fn plan(
+    project: &Project,
+    manifest: &Manifest,
+    node: &NodeSpec,
+    role: Role,
+    image: &Path,
+    args: &BootArgs,
+) -> Result<BootPlan> {
+    let cluster = &project.cluster;
+    let host_cpus = std::thread::available_parallelism().map_or(2, usize::from);
+    Ok(BootPlan {
+        image: image.to_owned(),
+        expected: Some(manifest.qcow2.sha256),
+        image_id: Some(manifest.image_id.clone()),
+        firmware: match args.firmware {
+            Firmware::Seabios => boot::Firmware::SeaBios,
+            Firmware::Ovmf => boot::Firmware::Ovmf,
+        },
+        accel: None,
+        node: NodeIdentity {
+            name: node.name.clone(),
+            address: node.address,
+            prefix: cluster.network.cidr.prefix(),
+            gateway: cluster.network.gateway,
+            nameservers: cluster.network.nameservers.clone(),
+            domain: cluster.domain.clone(),
+            user: String::new(),
+            ssh_keys: Vec::new(),
+            mac: mac_of(cluster.name.as_str(), &node.name),
+        },
+        network: cluster.network.cidr,
+        api: cluster.api,
+        role,
+        join: None,
+        forward: None,
+        expect: match args.expect {
+            Expect::Ready => boot::Expect::Ready,
+            Expect::Waiting => boot::Expect::Waiting,
+        },
+        disk: Size::from_bytes(manifest.virtual_bytes + GROWTH),
+        memory: args.memory.unwrap_or(node.vm.memory.min(MEMORY)),
+        cpus: args.cpus.unwrap_or(host_cpus.min(node.vm.cores as usize) as u32),
+        keep: args.keep,
+        timeout: args.timeout,
+        console_log: image.with_extension("console.log"),
+        tools: Tools::from_path()?,
+        seed: Seed::NoCloud,
+        credentials: Vec::new(),
+    })
+}
+
+/// qemu-img and xorriso come from the tree the image was made with; QEMU is the host's.
+fn tools(store: &Store, manifest: &Manifest) -> Result<Tools> {
+    let mut tools = Tools::from_path()?;
+    let key = manifest.stages.get("tools").context("the manifest has no stage `tools`")?;
+    let stage = store.stage("tools", key);
+    if !stage.exists() {
+        bail!("the tools the image was made with are no longer in the cache; build it again");
+    }
+    let tree = ToolsTree::new(&stage);
+    let program = |path: &'static str| -> boot::plan::Program {
+        let tree = tree.clone();
+        std::sync::Arc::new(move || tree.command(path))
+    };
+    tools.qemu_img = program("usr/bin/qemu-img");
+    tools.xorriso = program("usr/bin/xorriso");
+    Ok(tools)
+}
+
+/// What the node is given to start or join the cluster with; nothing for a maintenance-mode test.
+fn join(args: &BootArgs, node: &NodeSpec, role: Role, server: Option<&Server>) -> Result<Option<Join>> {
+    if args.expect == Expect::Waiting {
+        return Ok(None);
+    }
+    let token = match (&args.token_file, server) {
+        (Some(path), _) => fs::read_to_string(path)?.trim().to_owned(),
+        (None, Some(server)) => server.token.clone(),
+        (None, None) => random()?,
+    };
+    let server = role == Role::Server;
+    let agent_token = if server { Some(random()?) } else { None };
+    Ok(Some(Join { node: node.name.clone(), token, agent_token, bootstrap: server }))
+}
+
+/// A secret for one boot: 256 bits.
+fn random() -> Result<String> {
+    let mut bytes = [0; 32];
+    std::io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(node::values::Digest::of(bytes).to_string())
+}
+
+/// The image's own K3s, as a file that may be run.
+fn k3s_of(store: &Store, manifest: &Manifest, folder: &Path) -> Result<PathBuf> {
+    let input = manifest.inputs.get("k3s").context("the manifest has no input `k3s`")?;
+    if !store.has(&input.sha256) {
+        bail!("the image's K3s is no longer in the cache; build the image again");
+    }
+    let path = folder.join("k3s");
+    fs::copy(store.object(&input.sha256), &path)?;
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    Ok(path)
 }

@@ -85,6 +85,7 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Image(args) => image::run(&ctx, args),
         Command::Boot(args) => boot::run(&ctx, args),
         Command::Verify(args) => verify::run(&ctx, args),
+        Command::Relay { server } => Ok(crate::boot::relay(*server)),
         Command::Cache(command) => cache::run(&ctx, command),
     }
 }
