@@ -81,12 +81,12 @@ const RULES: &[Rule] = &[
         judge: report_image,
         fix: "node.json and manifest are of different builds; build the image again",
     },
-    Rule { name: "failed units", judge: failed_units, fix: "`systemctl status UNIT` in the guest (--keep)" },
     Rule {
-        name: "state",
-        judge: state,
-        fix: "see firstboot's report and the journal below",
+        name: "failed units",
+        judge: failed_units,
+        fix: "`systemctl status UNIT` in the guest (--keep)",
     },
+    Rule { name: "state", judge: state, fix: "see firstboot's report and the journal below" },
     Rule {
         name: "machine-id",
         judge: machine_id,
@@ -158,8 +158,12 @@ fn cloud_init(case: &Case<'_>) -> (String, String, bool) {
         return (right, "no result: it has not run to its end".into(), false);
     };
     let source = result["v1"]["datasource"].as_str().unwrap_or_default();
-    let errors: Vec<_> =
-        result["v1"]["errors"].as_array().into_iter().flatten().filter_map(|e| e.as_str()).collect();
+    let errors: Vec<_> = result["v1"]["errors"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|e| e.as_str())
+        .collect();
     let passed = source.contains("NoCloud") && errors.is_empty();
     let found = match errors.first() {
         None => source.to_owned(),
@@ -281,10 +285,9 @@ fn port_sets(case: &Case<'_>) -> (Vec<&'static str>, Vec<&'static str>) {
     match (case.plan.role, up) {
         (_, false) => (vec!["tcp/22"], vec![]),
         // kubelet, API server; flannel, and etcd's own two.
-        (Role::Server, true) => (
-            vec!["tcp/22", "tcp/6443", "tcp/10250"],
-            vec!["udp/8472", "tcp/2379", "tcp/2380"],
-        ),
+        (Role::Server, true) => {
+            (vec!["tcp/22", "tcp/6443", "tcp/10250"], vec!["udp/8472", "tcp/2379", "tcp/2380"])
+        }
         (Role::Agent, true) => (vec!["tcp/22", "tcp/10250"], vec!["udp/8472"]),
     }
 }

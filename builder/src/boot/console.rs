@@ -111,7 +111,12 @@ impl Console {
     /// The log cannot be written.
     pub fn close(&mut self) -> Result<()> {
         if !self.line.is_empty() {
-            writeln!(self.log, "{:9.3} {}", self.started.elapsed().as_secs_f64(), clean(&self.line))?;
+            writeln!(
+                self.log,
+                "{:9.3} {}",
+                self.started.elapsed().as_secs_f64(),
+                clean(&self.line)
+            )?;
         }
         Ok(self.log.flush()?)
     }
@@ -150,7 +155,8 @@ mod tests {
 
     #[test]
     fn lines_cut_anywhere_give_the_same_news() {
-        let bytes = b"\x1b[2J\x1b[01;01HSeaBIOS\r\nWelcome to \x1b[1mGRUB!\r\n[0.0] Linux version 6\r\n";
+        let bytes =
+            b"\x1b[2J\x1b[01;01HSeaBIOS\r\nWelcome to \x1b[1mGRUB!\r\n[0.0] Linux version 6\r\n";
         for cut in 0..bytes.len() {
             let (mut console, _dir) = console();
             let mut news = console.take(&bytes[..cut]).unwrap();

@@ -206,10 +206,7 @@ pub(crate) mod tests {
         bad[body] ^= 1;
         let mut frames = Frames::new("n");
         assert!(frames.take(&bad).is_none());
-        assert_eq!(
-            frames.refused.as_deref(),
-            Some("the frame's digest does not fit its bytes")
-        );
+        assert_eq!(frames.refused.as_deref(), Some("the frame's digest does not fit its bytes"));
         assert!(frames.take(&frame("n", BODY)).is_some());
     }
 }

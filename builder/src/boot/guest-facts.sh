@@ -40,11 +40,11 @@ born=$(sed -n 's/^btime //p' /proc/stat)
 } >"$facts"
 exec 3<>/dev/ttyS1
 stty -F /dev/ttyS1 raw -echo
-for try in 1 2 3; do
+for try in 1 2 3; do # --foreground: this port is now our terminal, and a group behind may not read
     sum=$(sha256sum <"$facts") && printf '\nBOOT-FACTS %s %d %s %s\n' "$BOOT_NONCE" \
         "$(wc -c <"$facts")" "${sum%% *}" "$(date +%s.%N)" >&3 &&
         cat "$facts" >&3 && printf 'BOOT-FACTS-END %s\n' "$BOOT_NONCE" >&3
-    case "$(timeout 20 head -n1 <&3)" in "KEEP $BOOT_NONCE") exit 0 ;; "END $BOOT_NONCE") break ;; esac
+    case "$(timeout --foreground 20 head -n1 <&3)" in "KEEP $BOOT_NONCE") exit 0 ;; "END $BOOT_NONCE") break ;; esac
 done
 # The credential folder allows no execution. QEMU ends here with its own status.
 install -m 700 "$CREDENTIALS_DIRECTORY/boot-test.exit" /var/tmp/ && /var/tmp/boot-test.exit

@@ -134,8 +134,9 @@ impl Machine {
         let mut open = |name: &str| starting.connect(&work.path(name));
         let (control, console) = (open("qmp")?, open("console")?);
         let (facts, agent) = (open("facts")?, open("agent")?);
-        let mut qmp = Qmp::new(control)?;
-        qmp.execute("cont")?;
+        let going = Qmp::new(control).and_then(|mut q| q.execute("cont").map(|_| q));
+        let qmp = going
+            .with_context(|| format!("QEMU did not start: {}", last_words(&starting.errors)))?;
         let Some(child) = starting.child.take() else { bail!("QEMU is gone") };
         let errors = starting.errors.clone();
         Ok(Self { child, qmp, errors, console, facts, agent, started: Instant::now() })
@@ -231,10 +232,7 @@ fn arguments(plan: &BootPlan, accel: Accel, work: &Work) -> Result<Vec<String>> 
     args.words("-nodefaults -no-user-config -display none -no-reboot -S -rtc base=utc");
     args.option("-name", plan.node.name.as_str().to_owned());
     args.option("-uuid", work.uuid.clone());
-    args.words(match accel {
-        Accel::Kvm => "-accel kvm -cpu host",
-        Accel::Tcg => "-accel tcg,thread=multi -cpu max",
-    });
+    args.words(accel.arguments());
     args.option("-smp", plan.cpus.to_string());
     args.option("-m", format!("{}M", plan.memory.mib_ceil()));
     match plan.firmware {
@@ -259,7 +257,8 @@ fn arguments(plan: &BootPlan, accel: Accel, work: &Work) -> Result<Vec<String>> 
     args.option("-drive", format!("{disk},file={}", file(&work.overlay)));
     args.words("-device scsi-hd,bus=scsihw0.0,drive=scsi0,bootindex=1");
     if let Some(seed) = &work.seed {
-        let drive = format!("if=none,id=ide2,media=cdrom,format=raw,readonly=on,file={}", file(seed));
+        let drive =
+            format!("if=none,id=ide2,media=cdrom,format=raw,readonly=on,file={}", file(seed));
         args.option("-drive", drive);
         args.words("-device ide-cd,bus=ide.1,unit=0,drive=ide2");
     }

@@ -119,8 +119,9 @@ fn hash(plan: &BootPlan, ui: &Ui) -> Result<Digest> {
 /// Says at once what would otherwise be an agent that never becomes ready.
 fn check_forward(plan: &BootPlan) -> Result<()> {
     let Some(server) = &plan.forward else { return Ok(()) };
-    TcpStream::connect_timeout(server, FORWARD_LIMIT)
-        .with_context(|| format!("failed to reach the server at {server} that the node is to join"))?;
+    TcpStream::connect_timeout(server, FORWARD_LIMIT).with_context(|| {
+        format!("failed to reach the server at {server} that the node is to join")
+    })?;
     Ok(())
 }
 
@@ -224,7 +225,13 @@ fn phases(watch: &Watch<'_>) -> Vec<PhaseTime> {
 }
 
 /// Shows the verdict so far and how to get in, and holds the machine until Ctrl-C.
-fn keep(plan: &BootPlan, ui: &Ui, work: &Work, watch: &mut Watch<'_>, so_far: &Verdict) -> Result<()> {
+fn keep(
+    plan: &BootPlan,
+    ui: &Ui,
+    work: &Work,
+    watch: &mut Watch<'_>,
+    so_far: &Verdict,
+) -> Result<()> {
     ui.line(so_far.table(ui));
     ui.line("the machine keeps running; Ctrl-C here ends it");
     if let Some(ssh) = work.ssh {

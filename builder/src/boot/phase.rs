@@ -34,7 +34,7 @@ const MARKS: &[(Phase, &[&str])] = &[
     (Phase::Firmware, &["SeaBIOS", "BdsDxe:"]),
     (Phase::Bootloader, &["GRUB loading", "Welcome to GRUB", "Booting `"]),
     (Phase::Kernel, &["Linux version ", "Loading initial ramdisk"]),
-    (Phase::Systemd, &["systemd[1]: systemd ", "Welcome to ", "systemd[1]: Detected "]),
+    (Phase::Systemd, &["systemd[1]: ", "Welcome to Debian", "Welcome to Ubuntu", "[  OK  ]"]),
     (Phase::CloudInit, &["Cloud-init v.", "cloud-init["]),
     (Phase::Firstboot, &["firstboot-host.service", "firstboot["]),
     (Phase::K3s, &["k3s.service", "k3s-agent.service", "k3s["]),

@@ -90,6 +90,17 @@ pub enum Accel {
     Tcg,
 }
 
+impl Accel {
+    /// QEMU's arguments for it, with the processor the guest sees. The probe uses the same: that
+    /// processor model is what a nested KVM fails on first.
+    pub const fn arguments(self) -> &'static str {
+        match self {
+            Self::Kvm => "-accel kvm -cpu host",
+            Self::Tcg => "-accel tcg,thread=multi -cpu max",
+        }
+    }
+}
+
 /// The state a boot must end in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

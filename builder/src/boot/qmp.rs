@@ -106,10 +106,7 @@ mod tests {
     #[test]
     fn a_refusal_and_a_foreign_server_are_named() {
         let refused = saying("{\"QMP\":{}}\n{\"error\":{\"class\":\"X\"}}\n").unwrap_err();
-        assert_eq!(
-            refused.to_string(),
-            "QEMU refused `qmp_capabilities`: {\"class\":\"X\"}"
-        );
+        assert_eq!(refused.to_string(), "QEMU refused `qmp_capabilities`: {\"class\":\"X\"}");
         assert_eq!(saying("{\"x\":1}\n").unwrap_err().to_string(), "QEMU greeted with {\"x\":1}");
     }
 

@@ -174,7 +174,12 @@ mod tests {
     fn proxmox_makes_the_same_instance_id_in_every_recorded_case() {
         for case in golden().into_iter().flatten() {
             let id = instance_id(file(&case, "user-data"), file(&case, "network-config"));
-            assert_eq!(file(&case, "meta-data"), format!("instance-id: {id}\n"), "{}", case["name"]);
+            assert_eq!(
+                file(&case, "meta-data"),
+                format!("instance-id: {id}\n"),
+                "{}",
+                case["name"]
+            );
         }
     }
 

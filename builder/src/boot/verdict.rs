@@ -146,7 +146,8 @@ impl Verdict {
         if !self.passed {
             return files::ensure_absent(&path).map(|_| ());
         }
-        let mut text = serde_json::to_string_pretty(self).context("failed to encode the verdict")?;
+        let mut text =
+            serde_json::to_string_pretty(self).context("failed to encode the verdict")?;
         text.push('\n');
         files::write_atomic(&path, text.as_bytes(), 0o644)
     }
@@ -157,7 +158,8 @@ impl Verdict {
         let width = self.checks.iter().map(|c| c.name.len()).max().unwrap_or(0);
         for check in &self.checks {
             let (word, colour) = if check.passed { ("ok  ", "32") } else { ("FAIL", "31") };
-            let _ = write!(text, "{}  {:width$}  {}", ui.paint(colour, word), check.name, check.found);
+            let _ =
+                write!(text, "{}  {:width$}  {}", ui.paint(colour, word), check.name, check.found);
             if !check.passed {
                 let _ = write!(text, "\n      {:width$}  right: {}", "", check.right);
                 let _ = write!(text, "\n      {:width$}  fix:   {}", "", check.fix);
@@ -193,7 +195,8 @@ mod tests {
     use crate::boot::facts::tests::facts;
 
     fn verdict(passed: bool) -> Verdict {
-        let cause = Cause { kind: Kind::Check, text: "ports: tcp/111".into(), fix: "leave it".into() };
+        let cause =
+            Cause { kind: Kind::Check, text: "ports: tcp/111".into(), fix: "leave it".into() };
         let check = |name: &str, passed| Check {
             name: name.into(),
             passed,

@@ -134,7 +134,9 @@ impl<'a> Watch<'a> {
             Ok(Event::Facts(bytes)) => {
                 let before = self.frames.refused.clone();
                 let facts = self.frames.take(&bytes);
-                if let Some(why) = self.frames.refused.clone().filter(|_| before != self.frames.refused) {
+                if let Some(why) =
+                    self.frames.refused.clone().filter(|_| before != self.frames.refused)
+                {
                     self.ui.warn(format!("a report of the guest was refused: {why}"));
                 }
                 Ok(facts.map(|facts| End::Facts(Box::new(facts))))
