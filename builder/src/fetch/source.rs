@@ -87,8 +87,10 @@ impl Client {
         }
         let response = match request.send() {
             Ok(response) => response,
-            Err(e) if e.is_builder() || e.is_redirect() => return Err(Fault::Lasting(e.into())),
-            Err(e) => return Err(Fault::Passing(e.into())),
+            Err(e) if e.is_builder() || e.is_redirect() => {
+                return Err(Fault::Lasting(anyhow!(e.without_url()).context(url.to_owned())));
+            }
+            Err(e) => return Err(Fault::Passing(e.without_url().into())),
         };
         self.reached.store(true, Ordering::Relaxed);
         let status = response.status();
