@@ -154,17 +154,24 @@ impl Download<'_> {
             if part.size >= before + GAIN_BYTES {
                 (last_gain, pause) = (Instant::now(), FIRST_PAUSE);
             }
-            let waited = last_gain.elapsed();
-            if waited + pause > self.options.deadline {
-                let seconds = self.options.deadline.as_secs();
+            let deadline = self.deadline();
+            let left = deadline.saturating_sub(last_gain.elapsed());
+            if left.is_zero() {
+                let seconds = deadline.as_secs();
                 let (url, size) = (url, part.size);
                 return Err(error.context(format!(
                     "{url}: no progress for {seconds} s (at byte {size}); the last cause"
                 )));
             }
-            std::thread::sleep(pause);
+            std::thread::sleep(pause.min(left));
             pause = (pause * 2).min(LAST_PAUSE);
         }
+    }
+
+    /// How long to go on without progress.
+    fn deadline(&self) -> Duration {
+        let Options { deadline, reach, .. } = *self.options;
+        if self.client.reached() { deadline } else { deadline.min(reach) }
     }
 
     /// One connection. The outer error is ours (disk), the inner the source's.

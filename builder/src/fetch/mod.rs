@@ -47,6 +47,9 @@ pub struct Options {
     pub offline: bool,
     /// How long one file may go on failing without getting further.
     pub deadline: Duration,
+    /// The same while nothing at all was ever reached: then this is most likely a machine
+    /// without that network, and waiting helps nobody.
+    pub reach: Duration,
     /// How long a connection may be silent, or slower than a crawl, before it counts as cut.
     pub stall: Duration,
     /// Files at once.
@@ -59,6 +62,8 @@ impl Default for Options {
             offline: false,
             // A home router's restart fits in.
             deadline: Duration::from_mins(2),
+            // Three tries, each with time for a slow name server.
+            reach: Duration::from_secs(15),
             stall: Duration::from_secs(30),
             // More would only burden the mirror: four fill a home's line.
             parallel: 4,

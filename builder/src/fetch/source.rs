@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -43,6 +44,8 @@ pub(super) struct Body {
 #[derive(Debug)]
 pub(super) struct Client {
     http: Result<reqwest::blocking::Client, String>,
+    /// Whether any server ever answered.
+    reached: AtomicBool,
 }
 
 impl Client {
@@ -56,7 +59,12 @@ impl Client {
             .timeout(options.stall)
             .build()
             .map_err(|e| format!("failed to set up HTTP: {:#}", anyhow!(e)));
-        Self { http }
+        Self { http, reached: AtomicBool::new(false) }
+    }
+
+    /// Whether any server ever answered.
+    pub fn reached(&self) -> bool {
+        self.reached.load(Ordering::Relaxed)
     }
 
     /// Opens `url` so that it gives the bytes from `offset` on, or all of them.
@@ -79,9 +87,12 @@ impl Client {
         }
         let response = match request.send() {
             Ok(response) => response,
-            Err(e) if e.is_builder() || e.is_redirect() => return Err(Fault::Lasting(e.into())),
-            Err(e) => return Err(Fault::Passing(e.into())),
+            Err(e) if e.is_builder() || e.is_redirect() => {
+                return Err(Fault::Lasting(anyhow!(e.without_url()).context(url.to_owned())));
+            }
+            Err(e) => return Err(Fault::Passing(e.without_url().into())),
         };
+        self.reached.store(true, Ordering::Relaxed);
         let status = response.status();
         match status {
             StatusCode::OK => {

@@ -26,7 +26,7 @@ fn want(urls: &[String]) -> Want {
 
 fn options() -> Options {
     let (deadline, stall) = (Duration::from_secs(2), Duration::from_millis(300));
-    Options { offline: false, deadline, stall, parallel: 2 }
+    Options { offline: false, deadline, reach: Duration::from_secs(1), stall, parallel: 2 }
 }
 
 /// The names in `tmp/` but its own lock: what a failed download left.
@@ -126,11 +126,20 @@ fn without_progress_it_ends_at_the_deadline_with_the_last_cause() {
     let url = format!("http://127.0.0.1:{port}/file");
     let start = Instant::now();
     let error = fetch(&store, &[want(&[url])], &Ui::new(true), &options()).unwrap_err();
-    assert!(start.elapsed() < Duration::from_secs(4));
+    assert!(start.elapsed() < Duration::from_secs(3));
     let text = error.to_string();
-    assert!(text.contains("no progress for 2 s (at byte 0); the last cause"), "{text}");
+    assert!(text.contains("no progress for 1 s (at byte 0); the last cause"), "{text}");
     assert!(text.contains("onnection refused"), "{text}");
     assert!(left(dir.path()).is_empty());
+    // One that answers may recover, and is given longer.
+    let start = Instant::now();
+    let (result, requests, _) = run(&[Answer::Status(503)], true);
+    assert!(
+        result
+            .unwrap_err()
+            .contains("no progress for 2 s (at byte 0); the last cause: URL: answered 503")
+    );
+    assert!(start.elapsed() >= Duration::from_secs(2) && requests > 3);
     // A crawl and a silent server end as well.
     let (result, ..) = run(&[Answer::Drip(Duration::from_millis(20))], true);
     assert!(result.unwrap_err().contains("bytes in 0 s"));

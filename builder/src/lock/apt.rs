@@ -4,17 +4,17 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use fs_err as fs;
 use node::command::Run;
-use node::values::Digest;
 
 use super::mirror::Mirrors;
+pub use super::request::{SetRequest, Source};
+use super::until::run_until;
 use super::{BaseSet, Package};
 use crate::store::Store;
 
@@ -25,62 +25,6 @@ const UPDATE_DEADLINE: Duration = Duration::from_mins(5);
 const SOLVE_DEADLINE: Duration = Duration::from_mins(1);
 /// How far a name may be from an existing one to be suggested.
 const SUGGEST_WITHIN: f64 = 0.8;
-
-/// What one package set is made of: the question whose answer is a [`BaseSet`].
-#[derive(Debug, Clone)]
-pub struct SetRequest {
-    /// Name of the set in the lock.
-    pub name: String,
-    /// The file that asks, for messages, such as `images/debian-13.toml`.
-    pub origin: String,
-    /// Package archives; the first should be the distribution's main one.
-    pub sources: Vec<Source>,
-    /// Key ring file that must have signed every archive.
-    pub keyring: PathBuf,
-    /// Packages asked for by name.
-    pub packages: Vec<String>,
-    /// Whether the set is a base system: then all essential and required packages and apt
-    /// belong to it. A tools tree is only the closure of its packages.
-    pub essential: bool,
-    /// Debian architecture, such as `amd64`.
-    pub arch: String,
-}
-
-/// One archive: a mirror's name and what to take from it.
-#[derive(Debug, Clone)]
-pub struct Source {
-    /// Mirror name, such as `debian-security`.
-    pub mirror: String,
-    /// The address its image gives, if any; else the host's own mirror is used.
-    pub uri: Option<String>,
-    /// Suites, such as `trixie` and `trixie-updates`.
-    pub suites: Vec<String>,
-    /// Components, such as `main`.
-    pub components: Vec<String>,
-}
-
-impl SetRequest {
-    /// Digest of the question: of all that decides the answer but the mirrors' addresses and
-    /// their content. The order in which packages are written does not matter.
-    pub fn digest(&self) -> Digest {
-        let mut text = format!("request 1\narch {}\nessential {}\n", self.arch, self.essential);
-        for s in &self.sources {
-            let (suites, components) = (s.suites.join(" "), s.components.join(" "));
-            let _ = writeln!(text, "source {} | {suites} | {components}", s.mirror);
-        }
-        for package in self.packages.iter().collect::<BTreeSet<_>>() {
-            let _ = writeln!(text, "package {package}");
-        }
-        Digest::of(text)
-    }
-
-    /// Each of our mirrors with its address on this machine.
-    pub fn addresses(&self, mirrors: &Mirrors) -> Result<Vec<(String, String)>> {
-        let address =
-            |s: &Source| Ok((s.mirror.clone(), mirrors.uri(&s.mirror, s.uri.as_deref())?));
-        self.sources.iter().map(address).collect()
-    }
-}
 
 /// A private apt root under a work folder of the cache.
 struct Apt<'a> {
@@ -322,87 +266,12 @@ fn percent_decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Runs to the end or the deadline, output through files so that no pipe can fill up.
-fn run_until(command: &mut Command, folder: &Path, deadline: Duration) -> Result<Output> {
-    let (out, err) = (folder.join("stdout"), folder.join("stderr"));
-    command.stdin(Stdio::null());
-    command.stdout(fs::File::create(&out)?.into_parts().0);
-    command.stderr(fs::File::create(&err)?.into_parts().0);
-    let mut child = command.spawn().with_context(|| {
-        format!("failed to start `{}`; it comes with the package apt", command.line())
-    })?;
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if start.elapsed() > deadline {
-            child.kill()?;
-            child.wait()?;
-            break timed_out();
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    let mut output = Output { status, stdout: fs::read(&out)?, stderr: fs::read(&err)? };
-    if status == timed_out() {
-        let text = format!("\nE: no end after {} s\n", deadline.as_secs());
-        output.stderr.extend_from_slice(text.as_bytes());
-    }
-    Ok(output)
-}
-
-/// The status of a program ended by our deadline.
-fn timed_out() -> ExitStatus {
-    ExitStatus::from_raw(nix::sys::signal::Signal::SIGKILL as i32)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::request::tests::request;
     use super::*;
+    use node::values::Digest;
     use proptest::prelude::*;
-
-    fn request() -> SetRequest {
-        SetRequest {
-            name: "debian-13".into(),
-            origin: "images/debian-13.toml".into(),
-            sources: vec![Source {
-                mirror: "debian".into(),
-                uri: None,
-                suites: vec!["trixie".into()],
-                components: vec!["main".into()],
-            }],
-            keyring: "/usr/share/keyrings/debian-archive-keyring.gpg".into(),
-            packages: vec!["curl".into(), "zstd".into()],
-            essential: true,
-            arch: "amd64".into(),
-        }
-    }
-
-    #[test]
-    fn the_digest_is_of_the_question_not_of_its_spelling_or_the_address() {
-        let base = request().digest();
-        let same: [fn(&mut SetRequest); 4] = [
-            |r| r.packages.reverse(),
-            |r| r.packages.push("curl".into()),
-            |r| r.sources[0].uri = Some("http://x.test/debian".into()),
-            |r| r.origin = "elsewhere.toml".into(),
-        ];
-        let other: [fn(&mut SetRequest); 6] = [
-            |r| r.packages.push("nano".into()),
-            |r| r.sources[0].suites.push("trixie-updates".into()),
-            |r| r.sources[0].components.push("contrib".into()),
-            |r| r.sources[0].mirror = "ubuntu".into(),
-            |r| r.essential = false,
-            |r| r.arch = "arm64".into(),
-        ];
-        let changed = |change: fn(&mut SetRequest)| {
-            let mut r = request();
-            change(&mut r);
-            r.digest()
-        };
-        assert!(same.into_iter().all(|c| changed(c) == base));
-        assert!(other.into_iter().all(|c| changed(c) != base));
-    }
 
     #[test]
     fn an_answer_line_becomes_a_package_of_its_mirror() {
@@ -434,14 +303,6 @@ mod tests {
         let names = ["curl", "qemu-guest-agent", "zstd"];
         assert_eq!(nearest("qemu-guest-agnet", names.into_iter()), Some("qemu-guest-agent"));
         assert_eq!(nearest("entirely-else", names.into_iter()), None);
-    }
-
-    #[test]
-    fn a_program_that_does_not_end_is_ended() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut command = Command::new("sleep");
-        let output = run_until(command.arg("60"), dir.path(), Duration::from_millis(50)).unwrap();
-        assert!(complaints(&output).contains("no end after"), "{}", complaints(&output));
     }
 
     #[test]

@@ -9,7 +9,9 @@ pub mod apt;
 mod diff;
 pub mod mirror;
 mod parse;
+mod request;
 pub mod standin;
+mod until;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
