@@ -10,13 +10,19 @@ use crate::console;
 /// Set once the journal takes our lines.
 static JOURNAL: OnceLock<()> = OnceLock::new();
 
-/// Sends all later lines to the journal with the field `IMAGE_ID`, if systemd started us.
-pub fn connect(image_id: &str) {
+/// Sends all later lines to the journal with the field `IMAGE_ID`, if systemd started us as the
+/// service of a stage.
+pub fn connect(stage: &str, image_id: &str) {
     if !connected_to_journal() || JOURNAL.get().is_some() {
         return;
     }
     let Ok(logger) = JournalLog::new() else { return };
-    if logger.add_extra_field("IMAGE_ID", image_id).install().is_ok() {
+    let logger = logger
+        .add_extra_field("IMAGE_ID", image_id)
+        // We may be gone before journald has looked up whose lines these are; with this field
+        // `journalctl --unit` finds them all the same.
+        .add_extra_field("OBJECT_SYSTEMD_UNIT", format!("firstboot-{stage}.service"));
+    if logger.install().is_ok() {
         log::set_max_level(log::LevelFilter::Info);
         let _ = JOURNAL.set(());
     }

@@ -17,9 +17,9 @@ const LOOKS: usize = 5;
 pub fn run(name: &str, steps: &[Step], machine: &Machine) -> u8 {
     let mut boot = match Boot::open(machine.clone()) {
         Ok(boot) => boot,
-        Err(error) => return refuse(machine, &error),
+        Err(error) => return refuse(name, machine, &error),
     };
-    journal::connect(&boot.config.image_id.to_string());
+    journal::connect(name, &boot.config.image_id.to_string());
     if let Some(why) = &boot.ledger.lost {
         let text = format!("the ledger is lost, so every step runs again: {why}");
         journal::warn(&machine.root, "ledger", &text);
@@ -55,7 +55,7 @@ fn once(name: &str, steps: &[Step], boot: &mut Boot) -> (u8, bool) {
     if report.state == State::Starting && !boot.k3s_changed {
         keep_ready(&mut report, before);
     }
-    finish(name, &boot.machine, &mut report);
+    finish(name, steps, &boot.machine, &mut report);
     (code, waits)
 }
 
@@ -67,19 +67,16 @@ fn keep_ready(report: &mut Report, before: Option<Report>) {
     }
 }
 
-fn finish(stage: &str, machine: &Machine, report: &mut Report) {
-    let changed = report.steps.iter().filter(|s| s.stage == stage);
-    let changed = changed.filter(|s| s.outcome == Outcome::Applied).count();
-    let text = match (&report.failure, changed) {
-        (Some(f), _) if report.state == State::Waiting => {
+fn finish(stage: &str, steps: &[Step], machine: &Machine, report: &mut Report) {
+    let text = match &report.failure {
+        Some(f) if report.state == State::Waiting => {
             format!(
                 "{stage}: maintenance mode, K3s is not started: {}. To go on: {}",
                 f.cause, f.fix
             )
         }
-        (Some(f), _) => format!("{stage}: FAILED at {}: {}. To fix: {}", f.step, f.cause, f.fix),
-        (None, 0) => format!("{stage}: done, nothing to change"),
-        (None, n) => format!("{stage}: done, {n} steps applied"),
+        Some(f) => format!("{stage}: FAILED at {}: {}. To fix: {}", f.step, f.cause, f.fix),
+        None => format!("{stage}: done, {}", applied(stage, steps, report)),
     };
     let log = if report.failure.is_some() { journal::warn } else { journal::info };
     log(&machine.root, stage, &text);
@@ -87,9 +84,21 @@ fn finish(stage: &str, machine: &Machine, report: &mut Report) {
     systemd::notify(&format!("READY=1\nSTATUS={text}"));
 }
 
+/// What a stage that came to its end did.
+fn applied(stage: &str, steps: &[Step], report: &Report) -> String {
+    let applied = report.steps.iter().filter(|s| s.stage == stage && s.outcome == Outcome::Applied);
+    let names: Vec<_> = applied.map(|s| s.name.as_str()).collect();
+    let lasting = |name: &&str| steps.iter().any(|s| s.lasting && s.name == *name);
+    match (names.is_empty(), names.iter().any(lasting)) {
+        (true, _) => "nothing to change".to_owned(),
+        (false, true) => format!("applied: {}", names.join(", ")),
+        (false, false) => format!("nothing on disk to change, applied: {}", names.join(", ")),
+    }
+}
+
 /// The baked configuration cannot be read: nothing else is tried, K3s stays down, SSH is up.
-fn refuse(machine: &Machine, error: &Error) -> u8 {
-    journal::connect("unknown");
+fn refuse(stage: &str, machine: &Machine, error: &Error) -> u8 {
+    journal::connect(stage, "unknown");
     let mut report = reporting::empty(machine, None);
     report.state = State::Failed;
     report.failure = Some(Failure {
@@ -101,6 +110,6 @@ fn refuse(machine: &Machine, error: &Error) -> u8 {
             machine.hostname
         ),
     });
-    finish("config", machine, &mut report);
+    finish("config", &[], machine, &mut report);
     EXIT_WRONG
 }

@@ -8,6 +8,9 @@ use std::process::Command;
 use anyhow::Result;
 use node::command::Run;
 
+/// Exit status that systemd gives a service whose program it could not execute.
+pub const EXIT_EXEC: u32 = 203;
+
 /// Lines of a unit's journal shown when it does not come up.
 const TAIL: &str = "12";
 
@@ -84,13 +87,12 @@ impl UnitState {
 
     /// Why this unit will not come up without help, if that is so.
     pub fn hopeless(&self) -> Option<String> {
-        // systemd's EXIT_EXEC, and how often a start may fail before we call it a habit: K3s
-        // itself ends once or twice while its server or its peers are not there yet.
-        const EXEC: u32 = 203;
+        // How often a start may fail before we call it a habit: K3s itself ends once or twice
+        // while its server or its peers are not there yet.
         const RESTARTS: u32 = 3;
         let ended = format!("{}, exit status {}", self.result, self.status);
         match (self.active.as_str(), self.sub.as_str()) {
-            _ if self.status == EXEC && self.active != "active" => {
+            _ if self.status == EXIT_EXEC && self.active != "active" => {
                 Some("its program cannot be executed (status 203/EXEC)".to_owned())
             }
             ("failed", _) => Some(format!("it failed ({ended})")),

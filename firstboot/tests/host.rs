@@ -75,6 +75,8 @@ fn a_second_boot_changes_nothing_and_says_so() {
     let applied: Vec<_> = applied.iter().filter(|s| s.outcome == Outcome::Applied).collect();
     assert_eq!(applied.len(), 1, "{applied:?}");
     assert_eq!(applied[0].name, "start");
+    let said = "host: done, nothing on disk to change, applied: start";
+    assert!(ran.stderr.contains(said), "{}", ran.stderr);
     // And once more in the same boot, with K3s running: nothing at all.
     worker.put("k3s-active", "");
     worker.calls();

@@ -17,10 +17,11 @@ fn a_k3s_that_cannot_be_executed_is_reported_as_that() {
     let ran = worker.run(&["cluster"]);
     let report = worker.report();
     assert_eq!((ran.code, report.state), (1, State::Failed));
-    let cause = report.failure.unwrap().cause;
+    let failure = report.failure.unwrap();
+    assert!(failure.fix.starts_with("the image is damaged"), "{}", failure.fix);
     let want = "k3s-agent.service does not run: its program cannot be executed (status 203/EXEC); \
                 its last lines: exec format error, token (token)";
-    assert_eq!(cause, want);
+    assert_eq!(failure.cause, want);
     let stages: Vec<_> = report.steps.iter().map(|s| s.stage.as_str()).collect();
     assert_eq!(stages.iter().filter(|s| **s == "host").count(), 7, "{stages:?}");
     assert_eq!(stages.last(), Some(&"cluster"));

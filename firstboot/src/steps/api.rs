@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use super::{Done, Step};
+use super::{Done, Step, fixable};
 use crate::boot::Boot;
 use crate::kubernetes::{Kubernetes, credentials};
 use crate::retry::{Look, until};
-use crate::systemd::{UnitState, last_lines};
+use crate::systemd::{EXIT_EXEC, UnitState, last_lines};
 
 /// How long K3s may take: its first start imports images and makes certificates; without hardware
 /// virtualisation that is minutes, and an agent also waits for its server.
@@ -50,13 +50,19 @@ fn connect(boot: &Boot) -> Result<Kubernetes> {
 /// Fails at once when K3s' unit cannot come up by itself, with the last lines of its journal.
 pub fn k3s_can_run(boot: &Boot) -> Result<()> {
     let unit = boot.config.role.unit();
-    if let Some(why) = UnitState::of(unit)?.hopeless() {
-        bail!(
-            "{unit} does not run: {why}; its last lines: {}",
-            without_tokens(boot, &last_lines(unit))
-        );
-    }
-    Ok(())
+    let state = UnitState::of(unit)?;
+    let Some(why) = state.hopeless() else { return Ok(()) };
+    let last = without_tokens(boot, &last_lines(unit));
+    let fix = if state.status == EXIT_EXEC {
+        format!(
+            "the image is damaged: rebuild the node from one that passed `builder boot`, with \
+             `builder node rebuild {}`",
+            boot.machine.hostname
+        )
+    } else {
+        STEP.fix.to_owned()
+    };
+    Err(fixable(format!("{unit} does not run: {why}; its last lines: {last}"), fix))
 }
 
 /// `text` with every stored token blotted out: what others log goes into our report.

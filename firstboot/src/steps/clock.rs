@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use k8s_openapi::jiff::Timestamp;
+use node::files::ensure_file;
 
 use super::{Done, Step, fixable};
 use crate::boot::Boot;
@@ -20,7 +21,11 @@ const BELOW_FLOOR: Duration = Duration::from_mins(2);
 
 /// How long to wait for a plausible clock to be confirmed. A VM's clock comes from its host and is
 /// right in practice; a closed network has no time server and must not pay more at every boot.
-const UNCONFIRMED: Duration = Duration::from_secs(5);
+const UNCONFIRMED: Duration = Duration::from_secs(3);
+
+/// Left by a run that waited in vain, for the later ones of this boot: a join secret that arrives
+/// does not wait again.
+const WAITED: &str = "run/firstboot/clock-unconfirmed";
 
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -29,7 +34,10 @@ pub const STEP: Step = Step {
     name: "clock",
     lasting: false,
     fix: "see `timedatectl` and `journalctl -u systemd-timesyncd` on the node",
-    satisfied: |boot| Ok(is_synchronised(boot) && now() >= boot.config.built_at),
+    satisfied: |boot| {
+        let settled = is_synchronised(boot) || boot.path(WAITED).exists();
+        Ok(settled && now() >= boot.config.built_at)
+    },
     apply,
 };
 
@@ -47,7 +55,10 @@ fn apply(boot: &mut Boot) -> Result<Done> {
     };
     match until(boot.machine.limit(UNCONFIRMED), PAUSE, confirmed) {
         Ok(()) => Ok(Done::unchanged("synchronised")),
-        Err(e) => Ok(Done::unchanged(format!("warning: {e:#}; the clock is plausible, going on"))),
+        Err(e) => {
+            ensure_file(&boot.path(WAITED), b"", 0o644)?;
+            Ok(Done::unchanged(format!("warning: {e:#}; the clock is plausible, going on")))
+        }
     }
 }
 
@@ -85,6 +96,8 @@ mod tests {
         boot.config.built_at = now() - 1;
         let done = apply(&mut boot).unwrap();
         assert!(done.detail.starts_with("warning: no time server answered"), "{}", done.detail);
+        assert!((STEP.satisfied)(&boot).unwrap(), "a later run of this boot does not wait again");
+        fs_err::remove_file(boot.path(WAITED)).unwrap();
         assert!(!(STEP.satisfied)(&boot).unwrap());
         testing::put(&boot, SYNCHRONISED, "");
         assert!((STEP.satisfied)(&boot).unwrap());
