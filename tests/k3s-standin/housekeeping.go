@@ -69,10 +69,13 @@ const markEvery = 15 * time.Second
 func (s *server) markNode(ctx context.Context) {
 	since := meta.Now()
 	for {
-		if err := s.markOnce(ctx, since); err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) {
+		pause := markEvery
+		if err := s.markOnce(ctx, since); apierrors.IsNotFound(err) {
+			pause = time.Second // the kubelet registers it in a moment
+		} else if err != nil && ctx.Err() == nil {
 			logrus.Warnf("standin: failed to mark this server's Node: %v", err)
 		}
-		if sleep(ctx, markEvery) != nil {
+		if sleep(ctx, pause) != nil {
 			return
 		}
 	}

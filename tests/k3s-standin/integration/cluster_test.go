@@ -82,13 +82,13 @@ func TestWorkerJoinsAndRunsAPod(t *testing.T) {
 	}
 
 	t.Run("a second node of the same name is refused", func(t *testing.T) {
-		other := &host{t: t, netns: w.netns, address: w.address, root: t.TempDir()}
+		other := w.sibling(t)
 		worker(other, m, token, "")
 		other.start("agent").says("Node password rejected, duplicate hostname", soon)
 		server.says("unable to verify password for node w1: hash does not match", soon)
 	})
 	t.Run("a wrong token is refused", func(t *testing.T) {
-		other := &host{t: t, netns: w.netns, address: w.address, root: t.TempDir()}
+		other := w.sibling(t)
 		worker(other, m, "wrong", "")
 		p := other.start("agent")
 		p.says("401 Unauthorized", soon)
@@ -97,7 +97,7 @@ func TestWorkerJoinsAndRunsAPod(t *testing.T) {
 		}
 	})
 	t.Run("an unknown key stops an agent", func(t *testing.T) {
-		other := &host{t: t, netns: w.netns, address: w.address, root: t.TempDir()}
+		other := w.sibling(t)
 		worker(other, m, token, "not-a-key: 1\n")
 		if out, err := other.output("agent"); err == nil || !strings.Contains(out, "flag provided but not defined: -not-a-key") {
 			t.Errorf("got %s, %v", out, err)

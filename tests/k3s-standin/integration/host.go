@@ -115,6 +115,17 @@ func (h *host) remove() {
 	}
 }
 
+// sibling is another machine in the same place. Not t.TempDir: the path of a unix socket must stay short.
+func (h *host) sibling(t *testing.T) *host {
+	t.Helper()
+	root, err := os.MkdirTemp("", "k3s-standin-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(root) })
+	return &host{t: t, netns: h.netns, address: h.address, root: root}
+}
+
 func (h *host) write(path, text string) {
 	h.t.Helper()
 	path = filepath.Join(h.root, path)
