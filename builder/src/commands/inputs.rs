@@ -80,7 +80,7 @@ impl<'a> Sources<'a> {
         Ok(())
     }
 
-    /// The static firstboot: as given, else beside this program, else where cargo puts it.
+    /// The static firstboot: as given, else where cargo puts it, else beside this program.
     fn firstboot(&self) -> Result<PathBuf> {
         if let Some((_, path)) = self.artifacts.iter().find(|(name, _)| name == FIRSTBOOT) {
             return Ok(path.clone());
@@ -88,8 +88,9 @@ impl<'a> Sources<'a> {
         let own = std::env::current_exe().context("failed to find this program's own file")?;
         let folder = own.parent().unwrap_or(Path::new("/"));
         let places = [
-            folder.join(FIRSTBOOT),
+            // First: a sibling in cargo's folders may be a dynamic build for this host.
             folder.join("../x86_64-unknown-linux-gnu/release").join(FIRSTBOOT),
+            folder.join(FIRSTBOOT),
         ];
         match places.iter().find(|p| p.is_file()) {
             Some(path) => Ok(path.clone()),
