@@ -207,6 +207,14 @@ impl Lock {
         Ok(base)
     }
 
+    /// What people call each file of the lock: name and version.
+    pub fn titles(&self) -> BTreeMap<Digest, String> {
+        let packages = self.bases.values().flat_map(|b| &b.packages);
+        let packages = packages.map(|p| (p.sha256, format!("{} {}", p.name, p.version)));
+        let artifacts = self.artifacts.values();
+        artifacts.map(|a| (a.sha256, format!("{} {}", a.name, a.version))).chain(packages).collect()
+    }
+
     /// Digests of every file the lock names, which garbage collection keeps.
     pub fn digests(&self) -> impl Iterator<Item = Digest> {
         let packages = self.bases.values().flat_map(|b| &b.packages).map(|p| p.sha256);
