@@ -44,8 +44,7 @@ pub fn run_ls(store: &Store, lock: &Lock, json: bool, out: &mut impl Write, ui: 
             entry.name.parse().ok().and_then(|digest: Digest| titles.get(&digest).cloned());
     }
     if json {
-        serde_json::to_writer_pretty(&mut *out, &listing)?;
-        writeln!(out)?;
+        writeln!(out, "{}", serde_json::to_string_pretty(&listing)?)?;
         return Ok(());
     }
     for entry in &listing.entries {
