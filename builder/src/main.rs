@@ -22,9 +22,18 @@ fn report(error: &anyhow::Error) -> ExitCode {
         eprintln!("error:{what}{problems}");
         return ExitCode::from(builder::USAGE);
     }
+    if error.chain().any(is_closed_pipe) {
+        return ExitCode::SUCCESS; // the reader of our output, such as `head`, has had enough
+    }
     eprintln!("error: {error}");
     for cause in error.chain().skip(1) {
         eprintln!("  caused by: {cause}");
     }
-    ExitCode::FAILURE
+    let wrong_lock = error.is::<builder::lock::Invalid>();
+    if wrong_lock { ExitCode::from(builder::USAGE) } else { ExitCode::FAILURE }
+}
+
+fn is_closed_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }

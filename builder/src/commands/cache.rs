@@ -21,7 +21,12 @@ pub fn run(ctx: &Context, command: &CacheCommand) -> Result<ExitCode> {
     let store = Store::open(None)?;
     let mut out = std::io::stdout().lock();
     match command {
-        CacheCommand::Ls => run_ls(&store, ctx.json, &mut out, &ctx.ui)?,
+        CacheCommand::Ls => {
+            // The lock only lends its names; the cache can be listed outside any project.
+            let lock = ctx.root().ok().and_then(|root| Lock::read(&root.join(inputs::LOCK)).ok());
+            let lock = lock.unwrap_or_default();
+            run_ls(&store, &lock, ctx.json, &mut out, &ctx.ui)?;
+        }
         CacheCommand::Gc(args) => {
             let lock = Lock::read_or_empty(&ctx.root()?.join(inputs::LOCK))?;
             run_gc(&store, &lock, args.keep, args.dry_run, &mut out, &ctx.ui)?;
@@ -31,11 +36,15 @@ pub fn run(ctx: &Context, command: &CacheCommand) -> Result<ExitCode> {
 }
 
 /// `builder cache ls`: one line per thing, or all as JSON.
-pub fn run_ls(store: &Store, json: bool, out: &mut impl Write, ui: &Ui) -> Result<()> {
-    let listing = store.list()?;
+pub fn run_ls(store: &Store, lock: &Lock, json: bool, out: &mut impl Write, ui: &Ui) -> Result<()> {
+    let mut listing = store.list()?;
+    let titles = lock.titles();
+    for entry in listing.entries.iter_mut().filter(|e| e.kind == Kind::Object) {
+        entry.title =
+            entry.name.parse().ok().and_then(|digest: Digest| titles.get(&digest).cloned());
+    }
     if json {
-        serde_json::to_writer_pretty(&mut *out, &listing)?;
-        writeln!(out)?;
+        writeln!(out, "{}", serde_json::to_string_pretty(&listing)?)?;
         return Ok(());
     }
     for entry in &listing.entries {
@@ -69,7 +78,7 @@ pub fn run_gc(
     Ok(())
 }
 
-/// `stage base  3f9c2a71b0de…  295.2 MiB  worker-3f9c2a71b0de`.
+/// `stage base  3f9c2a71b0de…  295.2 MiB  worker-3f9c2a71b0de`, with what the lock calls it.
 fn line(entry: &Entry) -> String {
     let kind = match &entry.kind {
         Kind::Stage(name) => format!("stage {name}"),
@@ -78,7 +87,8 @@ fn line(entry: &Entry) -> String {
     };
     let name: String = entry.name.chars().take(16).collect();
     let users = if entry.images.is_empty() { "-".to_owned() } else { entry.images.join(" ") };
-    format!("{kind:<16} {name:<16} {:>12}  {users}", mebibytes(entry.size))
+    let title = entry.title.as_ref().map(|title| format!("  {title}")).unwrap_or_default();
+    format!("{kind:<16} {name:<16} {:>12}  {users}{title}", mebibytes(entry.size))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]

@@ -145,3 +145,86 @@ fn summary(old: Option<&BaseSet>, new: &BaseSet) -> String {
         Some(diff) => format!("{count} packages, changed:\n{}", diff.to_string().trim_end()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::tests::sample;
+
+    /// A request that the sample lock's set answers, and that lock in a file.
+    fn locked(folder: &Path) -> (SetRequest, PathBuf) {
+        let request = SetRequest {
+            name: "debian-13".into(),
+            origin: "images/debian-13.toml".into(),
+            sources: vec![],
+            keyring: "none.gpg".into(),
+            packages: vec!["bash".into()],
+            essential: true,
+            arch: "amd64".into(),
+        };
+        let mut lock = sample();
+        if let Some(base) = lock.bases.get_mut("debian-13") {
+            base.request = request.digest();
+        }
+        let path = folder.join("builder.lock");
+        lock.write(&path).unwrap();
+        (request, path)
+    }
+
+    fn relock(folder: &Path, requests: &[SetRequest], options: &LockOptions) -> Result<Lock> {
+        let store = Store::open(Some(&folder.join("cache")))?;
+        let (mirrors, path) = (Mirrors::default(), folder.join("builder.lock"));
+        let inputs = LockInputs { path: &path, requests, mirrors: &mirrors, store: &store };
+        run_lock(&inputs, options, &Ui::new(true))
+    }
+
+    fn refused(folder: &Path, request: &SetRequest, options: &LockOptions) -> String {
+        let path = folder.join("builder.lock");
+        let before = fs_err::read(&path).unwrap();
+        let error = relock(folder, std::slice::from_ref(request), options).unwrap_err();
+        assert_eq!(fs_err::read(&path).unwrap(), before, "the lock stays as it was");
+        format!("{error:#}")
+    }
+
+    #[test]
+    fn a_lock_that_answers_all_requests_is_kept_and_no_mirror_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let (request, path) = locked(dir.path());
+        let before = fs_err::read(&path).unwrap();
+        let offline = LockOptions { offline: true, ..LockOptions::default() };
+        relock(dir.path(), &[request], &offline).unwrap();
+        assert_eq!(fs_err::read(&path).unwrap(), before);
+        let lock = relock(dir.path(), &[], &offline).unwrap();
+        assert!(lock.bases.is_empty(), "what nobody asks for is dropped");
+        assert_eq!(Lock::read(&path).unwrap(), lock);
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_and_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (request, _) = locked(dir.path());
+        let update =
+            |name: &str| LockOptions { update: vec![name.into()], ..LockOptions::default() };
+        let text = refused(dir.path(), &request, &update("debian-31"));
+        assert_eq!(text, "--update debian-31: no such package set; there are: all, debian-13");
+        let text = refused(dir.path(), &request, &update("k3s"));
+        assert!(
+            text.starts_with("--update k3s: an artifact's digest is entered by hand"),
+            "{text}"
+        );
+        let offline = LockOptions { offline: true, ..update("all") };
+        let text = refused(dir.path(), &request, &offline);
+        assert_eq!(
+            text,
+            "offline, but debian-13 is to be resolved (update asked for), which needs its mirrors"
+        );
+        let mut other = request.clone();
+        other.packages.push("zstd".into());
+        let offline = LockOptions { offline: true, ..LockOptions::default() };
+        let text = refused(dir.path(), &other, &offline);
+        assert!(text.contains("(asked for something else now)"), "{text}");
+        let lock = Lock::read(&dir.path().join("builder.lock")).unwrap();
+        let text = lock.base(&other).unwrap_err().to_string();
+        assert!(text.starts_with("the lock is older than images/debian-13.toml"), "{text}");
+    }
+}

@@ -177,12 +177,15 @@ Acquire::ForceHash "SHA256";
         parsed.with_context(|| format!("failed to understand apt's answer `{line}`"))
     }
 
-    /// Which mirror a URI is on, and the path below it; the longest fitting address wins.
+    /// Which mirror a URI is on, and the path below it. The longest fitting address wins, and
+    /// of equal ones (Ubuntu's archives may share one) the first, the main archive: what its
+    /// security archive has it has too, but not the reverse.
     fn locate<'u>(&self, uri: &'u str) -> Option<(&str, &'u str)> {
         let under = |base: &str| uri.strip_prefix(base)?.strip_prefix('/');
         self.addresses
             .iter()
             .filter_map(|(name, base)| Some((base.len(), name.as_str(), under(base)?)))
+            .rev()
             .max_by_key(|(length, ..)| *length)
             .map(|(_, name, path)| (name, path))
     }
@@ -276,7 +279,8 @@ mod tests {
     #[test]
     fn an_answer_line_becomes_a_package_of_its_mirror() {
         let request = request();
-        let addresses = [("debian", "http://m.test/debian"), ("sec", "http://m.test/debian/sec")]
+        let base = "http://m.test/debian";
+        let addresses = [("debian", base), ("same", base), ("sec", "http://m.test/debian/sec")]
             .map(|(n, u)| (n.to_owned(), u.to_owned()))
             .into();
         let apt = Apt { request: &request, addresses, root: Path::new("/") };
@@ -289,6 +293,7 @@ mod tests {
         assert_eq!((package.mirror.as_str(), package.version.as_str()), ("sec", "1:2.41~rc1"));
         assert_eq!(package.path, "pool/b/bsdutils_2.41~rc1_amd64.deb");
         assert_eq!(package.file_name(), "bsdutils_1%3a2.41~rc1_amd64.deb");
+        assert_eq!(apt.locate("http://m.test/debian/pool/x"), Some(("debian", "pool/x")));
         for bad in ["", "'x' y", "'http://other.test/a_1_all.deb' a_1_all.deb 1 SHA256:00"] {
             assert!(apt.package(bad).unwrap_err().to_string().contains("apt's answer"));
         }

@@ -41,6 +41,9 @@ pub struct Entry {
     pub kind: Kind,
     /// Its digest or key in hex; of a [`Kind::Temp`], its file name.
     pub name: String,
+    /// What people call it, where the caller of [`Store::list`] knows and fills it in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
     /// Bytes on disk, as the sum of file lengths.
     pub size: u64,
     /// The image-ids that use it, newest build first.
@@ -218,7 +221,8 @@ fn collect(folder: &Path, kind: &Kind, entries: &mut Vec<Entry>) -> Result<()> {
         let name = file_name(&path);
         if name != ".lock" {
             let size = tree_size(&path)?;
-            entries.push(Entry { kind: kind.clone(), name, size, images: Vec::new(), path });
+            let (kind, images) = (kind.clone(), Vec::new());
+            entries.push(Entry { kind, name, title: None, size, images, path });
         }
     }
     Ok(())

@@ -29,7 +29,7 @@ use sha2::Digest as _;
 
 pub use gc::{Entry, GcReport, Kind, Listing};
 pub use stage::StageLock;
-pub use temp::TempDir;
+pub use temp::{TempDir, remove_tree};
 
 /// Overrides the place of the cache, for tests and for caches on another disk.
 pub const CACHE_VARIABLE: &str = "BUILDER_CACHE";

@@ -82,7 +82,7 @@ fn is_litter(path: &Path) -> bool {
 }
 
 /// Removes a file or a folder with all in it, also what a rootless build left under mapped ids.
-pub(super) fn remove_tree(path: &Path) -> Result<()> {
+pub fn remove_tree(path: &Path) -> Result<()> {
     let attempt = |path: &Path| match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),
