@@ -158,8 +158,15 @@ fn birth_of(doc: &Document, at: &At<RawBirth>, problems: &mut Problems) -> Optio
 }
 
 fn nfs(doc: &Document, raw: &RawCluster, problems: &mut Problems) -> BTreeMap<String, Nfs> {
-    let exports = raw.nfs.iter().flat_map(At::get);
-    exports.filter_map(|(name, at)| Some((name.clone(), export(doc, at, problems)?))).collect()
+    let mut exports = BTreeMap::new();
+    for (name, at) in raw.nfs.iter().flat_map(At::get) {
+        // The name becomes part of a unit's and a folder's name.
+        if let Err(error) = name.parse::<Hostname>() {
+            problems.push(doc.key_problem(&at.span(), error.rule));
+        }
+        exports.extend(export(doc, at, problems).map(|export| (name.clone(), export)));
+    }
+    exports
 }
 
 fn export(doc: &Document, at: &At<RawNfs>, problems: &mut Problems) -> Option<Nfs> {

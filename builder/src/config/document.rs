@@ -12,8 +12,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
-use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
+use toml::de::{DeTable, DeValue, ValueDeserializer};
 
+use super::entries::{Entry, index, position, remove};
 use super::explain::explain;
 use super::problem::{Problem, Problems};
 
@@ -61,13 +62,6 @@ pub struct Document {
     entries: Vec<Entry>,
     /// Paths of the entries taken out because of a problem, and of those that were meant.
     removed: Vec<String>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    path: String,
-    key: Range<usize>,
-    value: Range<usize>,
 }
 
 /// The longest value worth repeating in a message.
@@ -233,77 +227,93 @@ fn syntax_problem(name: &str, text: &str, error: &toml::de::Error) -> Problem {
     Problem { line, column, ..Problem::of_file(name, rule) }
 }
 
-/// Line and column (both from 1, the column in characters) of a byte offset.
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset.min(text.len())).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |n| n + 1);
-    let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
-    (line, before[line_start..].chars().count() + 1)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
 
-/// Lists every entry below `table` with its dotted path.
-fn index(table: &DeTable<'_>, parent: &str, entries: &mut Vec<Entry>) {
-    for (key, value) in table {
-        let name = key.get_ref();
-        let bare = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-        let is_bare = name.bytes().all(bare) && !name.is_empty();
-        let name = if is_bare { name.to_string() } else { format!("{name:?}") };
-        let path = if parent.is_empty() { name } else { format!("{parent}.{name}") };
-        index_value(value, key.span(), &path, entries);
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields, expecting = "a table")]
+    #[expect(dead_code, reason = "only the problems of reading it matter")]
+    struct Raw {
+        size: Option<At<u32>>,
+        names: Option<At<Vec<At<String>>>>,
+        vm: Option<At<Vm>>,
+        node: Option<At<Vec<At<Vm>>>>,
     }
-}
 
-fn index_value(
-    value: &Spanned<DeValue<'_>>,
-    key: Range<usize>,
-    path: &str,
-    entries: &mut Vec<Entry>,
-) {
-    match value.get_ref() {
-        DeValue::Table(table) => index(table, path, entries),
-        DeValue::Array(array) => {
-            for (n, item) in array.iter().enumerate() {
-                index_value(item, item.span(), &format!("{path}[{n}]"), entries);
-            }
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields, expecting = "a table")]
+    #[expect(dead_code, reason = "only the problems of reading it matter")]
+    struct Vm {
+        cores: Option<At<u32>>,
+        memory: Option<At<String>>,
+        extra: Option<At<TextTable>>,
+    }
+
+    /// The problems of a text, each as `line:column key = value`.
+    fn told(text: &str) -> Vec<String> {
+        let mut problems = Problems::default();
+        let _ = Document::parse::<Raw>("x.toml", text, &mut problems);
+        let place = |p: &Problem| {
+            let value = p.value.as_ref().map(|v| format!(" = {v}")).unwrap_or_default();
+            format!("{}:{} {}{value}", p.line, p.column, p.key)
+        };
+        problems.sorted().list().iter().map(place).collect()
+    }
+
+    #[test]
+    fn a_problem_stands_where_it_was_written_however_it_was_written() {
+        let cases: [(&str, &[&str]); 10] = [
+            ("size = 1\n[vm]\ncores = 2", &[]),
+            (
+                "size = 'x'\n\n  names = [1, 'a', 2]",
+                &["1:8 size = 'x'", "3:12 names[0] = 1", "3:20 names[2] = 2"],
+            ),
+            ("vm = { cores = 'é', memory = 3 }", &["1:16 vm.cores = 'é'", "1:30 vm.memory = 3"]),
+            ("vm.cores = 'x'\nvm.memory = 3", &["1:12 vm.cores = 'x'", "2:13 vm.memory = 3"]),
+            ("[vm.extra]\na = 1\n'b c' = 2", &["2:5 vm.extra.a = 1", "3:9 vm.extra.\"b c\" = 2"]),
+            ("[vm]\nextra.a = 1\nb = 2", &["2:11 vm.extra.a = 1", "3:1 vm.b"]),
+            (
+                "[[node]]\ncores = 1\n[[node]]\nx = 1\ncores = 'y'",
+                &["4:1 node[1].x", "5:9 node[1].cores = 'y'"],
+            ),
+            ("node = [3, { y = 1 }]", &["1:9 node[0] = 3", "1:14 node[1].y"]),
+            ("'é' = 1\nvm = 2", &["1:1 \"é\"", "2:6 vm = 2"]),
+            ("size = 1\nsize = 2", &["2:1 "]),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(told(text), expected, "{text}");
         }
-        _ => {}
     }
-    entries.push(Entry { path: path.to_owned(), key, value: value.span() });
-}
 
-/// Takes out the entry whose key or value stands at `place`, or else the innermost one around it;
-/// returns the place of its value.
-fn remove(table: &mut DeTable<'_>, place: &Range<usize>) -> Option<Range<usize>> {
-    remove_if(table, &|span| span == place)
-        .or_else(|| remove_if(table, &|span| span.start <= place.start && place.end <= span.end))
-}
-
-type Matches<'a> = &'a dyn Fn(&Range<usize>) -> bool;
-
-fn remove_if(table: &mut DeTable<'_>, hit: Matches<'_>) -> Option<Range<usize>> {
-    if let Some(span) = table.iter_mut().find_map(|(_, value)| remove_in(value, hit)) {
-        return Some(span);
+    #[test]
+    fn what_is_wrong_or_meant_is_not_missing() {
+        let mut problems = Problems::default();
+        let text = "[vm]\ncroes = 2\nmemory = 3\n[[node]]\ncores = 'x'";
+        let (doc, raw) = Document::parse::<Raw>("x.toml", text, &mut problems).unwrap();
+        let (vm, nodes) = (raw.vm.unwrap(), raw.node.unwrap());
+        assert!(doc.missing("vm.cores").is_none(), "`croes` was meant to be it");
+        assert!(doc.missing("vm.memory").is_none());
+        assert!(
+            doc.need(Some(&nodes.get()[0].span()), "cores", None::<&At<u32>>, &mut problems)
+                .is_none()
+        );
+        let before = problems.list().len();
+        assert_eq!(before, 3, "{problems}");
+        assert!(
+            doc.need(Some(&vm.span()), "extra", vm.get().extra.as_ref(), &mut problems).is_none()
+        );
+        assert_eq!(problems.list()[before].key, "vm.extra");
+        assert_eq!(problems.list()[before].line, 1);
     }
-    let (key, span) = table
-        .iter()
-        .find(|(key, value)| hit(&key.span()) || hit(&value.span()))
-        .map(|(key, value)| (key.clone(), value.span()))?;
-    table.remove(&key);
-    Some(span)
-}
 
-fn remove_in(value: &mut Spanned<DeValue<'_>>, hit: Matches<'_>) -> Option<Range<usize>> {
-    match value.get_mut() {
-        DeValue::Table(table) => remove_if(table, hit),
-        DeValue::Array(array) => {
-            if let Some(span) = array.iter_mut().find_map(|item| remove_in(item, hit)) {
-                return Some(span);
-            }
-            let span = array.iter().map(Spanned::span).find(hit)?;
-            let all = std::mem::replace(array, DeArray::new());
-            *array = all.into_iter().filter(|item| item.span() != span).collect();
-            Some(span)
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_told(text in "([\\[\\]{}=\"'#.,a-e0-9\\n é-]|size|names|vm|cores){0,40}") {
+            let mut problems = Problems::default();
+            let read = Document::parse::<Raw>("x.toml", &text, &mut problems);
+            prop_assert!(read.is_some() || !problems.is_empty());
         }
-        _ => None,
     }
 }

@@ -9,6 +9,7 @@
 mod cluster;
 mod common;
 mod document;
+mod entries;
 mod explain;
 mod image;
 mod network;

@@ -74,7 +74,7 @@ pub struct Problems(Vec<Problem>);
 impl Problems {
     /// A single problem of what was typed on the command line.
     pub fn usage(rule: impl Into<String>, hint: Option<String>) -> Self {
-        Self(vec![Problem::of_file("", rule).hint(hint)])
+        Problem::of_file("", rule).hint(hint).into()
     }
 
     /// Adds a problem.
@@ -103,6 +103,12 @@ impl Problems {
         self.0.sort();
         self.0.dedup();
         self
+    }
+}
+
+impl From<Problem> for Problems {
+    fn from(problem: Problem) -> Self {
+        Self(vec![problem])
     }
 }
 

@@ -16,15 +16,19 @@ mod write;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use fs_err as fs;
 use node::files::write_atomic;
 use node::values::Digest;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Problems;
+
 pub use diff::Diff;
+pub use parse::RawLock;
 pub use standin::{check_artifact, parse_assignments, standin};
 
 /// The schema this program reads and writes.
@@ -40,7 +44,7 @@ pub struct Lock {
 }
 
 /// What an [`Artifact`] is, and so what a build does with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ArtifactKind {
     /// One program.
@@ -54,7 +58,7 @@ pub enum ArtifactKind {
 }
 
 /// One released file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Artifact {
     /// What builds call it, such as `k3s`.
@@ -91,7 +95,9 @@ pub struct BaseSet {
 }
 
 /// One package file.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(deny_unknown_fields)]
 pub struct Package {
     /// Package name.
@@ -149,10 +155,11 @@ impl Lock {
 
     /// Checks the text of a lock; `path` is for messages.
     pub fn parse(path: &Path, text: &str) -> Result<Self> {
-        parse::parse(text).map_err(|problems| {
-            let lines: Vec<_> =
-                problems.iter().map(|p| format!("{}:{p}", path.display())).collect();
-            anyhow::Error::new(Invalid { path: path.to_owned(), report: lines.join("\n") })
+        parse::parse(text).map_err(|found| {
+            let file = path.display().to_string();
+            let mut problems = Problems::default();
+            problems.extend(found.into_iter().map(|p| p.of(&file)));
+            problems.into()
         })
     }
 
@@ -203,16 +210,6 @@ impl Lock {
         let packages = self.bases.values().flat_map(|b| &b.packages).map(|p| p.sha256);
         self.artifacts.values().map(|a| a.sha256).chain(packages)
     }
-}
-
-/// A lock file that breaks its rules: exit code 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{report}")]
-pub struct Invalid {
-    /// The file.
-    pub path: PathBuf,
-    /// One line per problem, each starting with `file:line:column`.
-    pub report: String,
 }
 
 fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {

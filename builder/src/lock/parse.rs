@@ -1,15 +1,17 @@
 //! Reads the text of a lock, and reports all its problems with line and column.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use node::values::Digest;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::config;
+
 use super::{Artifact, BaseSet, Lock, Package, SCHEMA};
 
-/// One problem of the file; prints as `line:column: what`.
+/// One problem of the file.
 #[derive(Debug)]
 pub(super) struct Problem {
     line: usize,
@@ -17,9 +19,11 @@ pub(super) struct Problem {
     text: String,
 }
 
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.line, self.column, self.text)
+impl Problem {
+    /// As a problem of the file with this name.
+    pub(super) fn of(self, file: &str) -> config::Problem {
+        let (line, column) = (self.line, self.column);
+        config::Problem { line, column, ..config::Problem::of_file(file, self.text) }
     }
 }
 
@@ -29,22 +33,35 @@ struct OnlySchema {
     schema: Spanned<u64>,
 }
 
-#[derive(Deserialize)]
+/// The file as written: every input of every image. `builder lock` writes it.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Raw {
+#[schemars(title = "builder.lock", rename = "Lock")]
+pub struct RawLock {
+    /// Version of the file's shape.
     #[serde(rename = "schema")]
     _schema: u64,
+    /// Released files such as the K3s binary.
     #[serde(default)]
+    #[schemars(with = "Vec<Artifact>")]
     artifact: Vec<Spanned<Artifact>>,
+    /// Exact sets of distribution packages.
     #[serde(default)]
+    #[schemars(with = "Vec<RawBase>")]
     base: Vec<Spanned<RawBase>>,
 }
 
-#[derive(Deserialize)]
+/// The exact packages of one base system or tools tree.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "BaseSet")]
 struct RawBase {
+    /// Its name, such as `debian-13`.
     name: String,
+    /// Digest of what was asked for: another one means that the lock is older than the image.
     request: Digest,
+    /// Sorted by name, then architecture.
+    #[schemars(with = "Vec<Package>")]
     packages: Vec<Spanned<Package>>,
 }
 
@@ -71,7 +88,7 @@ impl Reader<'_> {
             self.problem(schema.span().start, format!("schema {found} is not the one this builder reads ({SCHEMA}); use the builder that wrote the file"));
             return None;
         }
-        let raw = self.toml::<Raw>()?;
+        let raw = self.toml::<RawLock>()?;
         let mut lock = Lock::default();
         for artifact in raw.artifact {
             self.artifact(artifact, &mut lock.artifacts);
