@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use fs_err::os::unix::fs::OpenOptionsExt;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::termios::{FlushArg, tcflush};
 
 /// How long a line may take: a report of 4 KiB needs 0.4 s at 115200 baud, and a console that
 /// nobody drains is given up soon.
@@ -58,6 +59,8 @@ fn wait_writable(file: &fs_err::File, end: Instant) -> Result<()> {
     let mut fds = [PollFd::new(file.file().as_fd(), PollFlags::POLLOUT)];
     let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
     if left.is_zero() || poll(&mut fds, timeout)? == 0 {
+        // Else closing a serial port waits up to 30 s for what it still holds.
+        let _ = tcflush(file.file(), FlushArg::TCOFLUSH);
         bail!("nobody reads it");
     }
     Ok(())

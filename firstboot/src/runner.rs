@@ -28,7 +28,11 @@ pub fn walk(stage: &str, steps: &[Step], boot: &mut Boot, report: &mut Report) -
         let done = one(step, boot);
         let (outcome, detail, fix) = match done {
             Ok(Done { outcome, detail, fix }) => (outcome, detail, fix),
-            Err(error) => (Outcome::Failed, format!("{error:#}"), fix_of(&error, step)),
+            // On one line, as console and status have room for one.
+            Err(error) => {
+                let cause = format!("{error:#}").replace('\n', " | ");
+                (Outcome::Failed, cause, fix_of(&error, step))
+            }
         };
         let millis = start.elapsed().as_millis() as u64;
         let line =

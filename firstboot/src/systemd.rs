@@ -14,6 +14,9 @@ pub const EXIT_EXEC: u32 = 203;
 /// Lines of a unit's journal shown when it does not come up.
 const TAIL: &str = "12";
 
+/// Longest text made of them: the report goes over a serial line, and K3s logs whole objects.
+const LONGEST: usize = 1500;
+
 /// Sends `text` (`STATUS=…`, `READY=1`) to systemd, if it started us and listens.
 pub fn notify(text: &str) {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
@@ -109,14 +112,32 @@ pub fn last_lines(unit: &str) -> String {
     let mut command = Command::new("journalctl");
     command.args(["--boot", "--no-pager", "--output=cat", "--lines", TAIL, "--unit", unit]);
     match command.stdout_text() {
-        Ok(text) => text.trim().replace('\n', " | "),
+        Ok(text) => tail(&text.trim().replace('\n', " | ")),
         Err(error) => format!("(no journal: {error:#})"),
     }
+}
+
+/// The end of `text`, at most [`LONGEST`] bytes and a mark.
+fn tail(text: &str) -> String {
+    let from = text.len().saturating_sub(LONGEST);
+    if from == 0 {
+        return text.to_owned();
+    }
+    let from = (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    format!("… {}", &text[from..])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tail_is_short_and_whole_characters() {
+        assert_eq!(tail("short"), "short");
+        let text = tail(&"äöü".repeat(LONGEST));
+        assert!(text.len() <= LONGEST + 4 && text.ends_with('ü'), "{}", text.len());
+        assert!(tail(&format!("{}ä", "x".repeat(LONGEST - 1))).starts_with("… x"));
+    }
 
     #[test]
     fn only_a_unit_that_cannot_come_up_is_hopeless() {
