@@ -120,7 +120,8 @@ const RULES: &[Rule] = &[
     Rule {
         name: "ports",
         judge: ports,
-        fix: "`ss -lntup` in the guest (--keep) names the program; leave its package out",
+        fix: "one too many: `ss -lntup` in the guest (--keep) names the program, leave it out; \
+              one too few: its service has not started",
     },
 ];
 

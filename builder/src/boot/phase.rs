@@ -21,10 +21,10 @@ pub enum Phase {
     CloudInit,
     /// firstboot's host stage.
     Firstboot,
+    /// Maintenance mode: no secret yet. Before `K3s`, as a node may pass it on the way.
+    Waiting,
     /// K3s starts or joins.
     K3s,
-    /// Maintenance mode: no secret yet. Before `Ready`, as a node may pass it on the way.
-    Waiting,
     /// Ready in Kubernetes.
     Ready,
 }

@@ -46,6 +46,7 @@ pub enum End {
 enum Event {
     Console(Vec<u8>),
     Facts(Vec<u8>),
+    Undelivered(String),
     Delivered(Result<()>),
 }
 
@@ -85,7 +86,9 @@ impl<'a> Watch<'a> {
             let mut agent = Agent::new(machine.agent.try_clone()?);
             std::thread::spawn(move || {
                 // Nobody listens any more once the test is over.
-                let _ = sender.send(Event::Delivered(agent.deliver(&join, deadline)));
+                let not_yet = |cause| drop(sender.send(Event::Undelivered(cause)));
+                let result = agent.deliver(&join, deadline, not_yet);
+                let _ = sender.send(Event::Delivered(result));
             });
         }
         let console = Console::new(&plan.console_log, machine.started)?;
@@ -141,6 +144,10 @@ impl<'a> Watch<'a> {
                 }
                 Ok(facts.map(|facts| End::Facts(Box::new(facts))))
             }
+            Ok(Event::Undelivered(cause)) => {
+                self.undelivered = Some(format!("join secret not handed over yet: {cause}"));
+                Ok(None)
+            }
             Ok(Event::Delivered(result)) => {
                 self.delivered(result);
                 Ok(None)
@@ -151,7 +158,10 @@ impl<'a> Watch<'a> {
 
     fn delivered(&mut self, result: Result<()>) {
         match result {
-            Ok(()) => self.say("join secret handed to the guest agent"),
+            Ok(()) => {
+                self.undelivered = None;
+                self.say("join secret handed to the guest agent");
+            }
             Err(cause) => {
                 self.undelivered = Some(format!("{cause:#}"));
                 self.ui.warn(format!("{cause:#}"));
