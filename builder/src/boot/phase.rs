@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// SeaBIOS or OVMF.
+    /// `SeaBIOS` or OVMF.
     Firmware,
     /// GRUB.
     Bootloader,

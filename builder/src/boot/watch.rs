@@ -119,7 +119,7 @@ impl<'a> Watch<'a> {
                 return Ok(End::Interrupted);
             }
             if let Some(status) = self.machine.ended()? {
-                return self.after_exit(status.to_string());
+                return self.after_exit(&status.to_string());
             }
             if Instant::now() >= self.deadline {
                 return Ok(End::Deadline);
@@ -205,7 +205,7 @@ impl<'a> Watch<'a> {
     }
 
     /// QEMU is gone: what it still said may hold the reason.
-    fn after_exit(&mut self, status: String) -> Result<End> {
+    fn after_exit(&mut self, status: &str) -> Result<End> {
         self.drain(TICK)?;
         let words = self.machine.complaints();
         let words = if words.is_empty() { words } else { format!(": {words}") };
