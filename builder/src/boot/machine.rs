@@ -142,6 +142,9 @@ fn dying_with_us(qemu: &Command) -> Command {
             None => command.env_remove(name),
         };
     }
+    if let Some(folder) = qemu.get_current_dir() {
+        command.current_dir(folder);
+    }
     command.process_group(0);
     command
 }
@@ -228,9 +231,35 @@ impl Args {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::boot::plan::tests::sample;
+
+    /// The other ends of a pretended machine's ports.
+    pub(crate) struct Peers {
+        pub(crate) console: UnixStream,
+        pub(crate) facts: UnixStream,
+        _others: [UnixStream; 2],
+    }
+
+    /// A machine whose QEMU is a shell script.
+    pub(crate) fn pretend(script: &str, work: &Path) -> (Machine, Peers) {
+        let pair = || UnixStream::pair().unwrap();
+        let ((console, console_peer), (facts, facts_peer)) = (pair(), pair());
+        let ((agent, agent_peer), (control, mut control_peer)) = (pair(), pair());
+        std::io::Write::write_all(&mut control_peer, b"{\"QMP\":{}}\n{\"return\":{}}\n").unwrap();
+        let machine = Machine {
+            child: Command::new("sh").args(["-c", script]).spawn().unwrap(),
+            qmp: Qmp::new(control).unwrap(),
+            errors: work.join("errors"),
+            console,
+            facts,
+            agent,
+            started: Instant::now(),
+        };
+        let others = [agent_peer, control_peer];
+        (machine, Peers { console: console_peer, facts: facts_peer, _others: others })
+    }
 
     fn line(plan: &BootPlan, accel: Accel) -> String {
         let folder = tempfile::tempdir().unwrap();

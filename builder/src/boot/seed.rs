@@ -138,10 +138,12 @@ mod tests {
         ));
     }
 
+    type Change = fn(&mut NodeIdentity);
+
     #[test]
     fn each_setting_changes_its_line_and_the_instance_id() {
         let base = SeedFiles::of(&sample().node);
-        let table: [(fn(&mut NodeIdentity), &str); 5] = [
+        let table: [(Change, &str); 5] = [
             (|n| n.name = "other".parse().unwrap(), "hostname: other\n"),
             (|n| n.user = "root".into(), "disable_root: False\n"),
             (|n| n.address = [192, 168, 2, 99].into(), "address: '192.168.2.99'\n"),

@@ -134,16 +134,7 @@ impl<'a> Watch<'a> {
                 self.drain(AFTERMATH)?;
                 Ok(Some(End::Fatal(meaning.to_owned())))
             }
-            Ok(Event::Facts(bytes)) => {
-                let before = self.frames.refused.clone();
-                let facts = self.frames.take(&bytes);
-                if let Some(why) =
-                    self.frames.refused.clone().filter(|_| before != self.frames.refused)
-                {
-                    self.ui.warn(format!("a report of the guest was refused: {why}"));
-                }
-                Ok(facts.map(|facts| End::Facts(Box::new(facts))))
-            }
+            Ok(Event::Facts(bytes)) => self.facts(&bytes),
             Ok(Event::Undelivered(cause)) => {
                 self.undelivered = Some(format!("join secret not handed over yet: {cause}"));
                 Ok(None)
@@ -154,6 +145,16 @@ impl<'a> Watch<'a> {
             }
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Ok(None),
         }
+    }
+
+    fn facts(&mut self, bytes: &[u8]) -> Result<Option<End>> {
+        let facts = self.frames.take(bytes);
+        if let Some(why) = self.frames.refused.take() {
+            self.ui.warn(format!("a report of the guest was refused: {why}"));
+            // Any other answer than the two words makes the guest send it again.
+            self.machine.facts.write_all(b"AGAIN\n").context("failed to answer the guest")?;
+        }
+        Ok(facts.map(|facts| End::Facts(Box::new(facts))))
     }
 
     fn delivered(&mut self, result: Result<()>) {
@@ -263,3 +264,7 @@ fn listen(stream: &UnixStream, sender: Sender<Event>, wrap: fn(Vec<u8>) -> Event
     });
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;
