@@ -27,7 +27,7 @@ const SOUND: [(&str, &str); 14] = [
     (
         "ports",
         "udp UNCONN 0 0 127.0.0.53%lo:53 0.0.0.0:*\ntcp LISTEN 0 128 0.0.0.0:22 0.0.0.0:*\n\
-               tcp LISTEN 0 128 [::]:22 [::]:*\ntcp LISTEN 0 128 127.0.0.1:10248 0.0.0.0:*",
+               udp UNCONN 0 0 192.168.2.21:41234 0.0.0.0:*\ntcp LISTEN 0 128 [::]:22 [::]:*\ntcp LISTEN 0 128 127.0.0.1:10248 0.0.0.0:*",
     ),
     ("analyze", "Startup finished"),
 ];

@@ -36,7 +36,7 @@ const MARKS: &[(Phase, &[&str])] = &[
     (Phase::Kernel, &["Linux version ", "Loading initial ramdisk"]),
     (Phase::Systemd, &["systemd[1]: ", "Welcome to Debian", "Welcome to Ubuntu", "[  OK  ]"]),
     (Phase::CloudInit, &["Cloud-init v.", "cloud-init["]),
-    (Phase::Firstboot, &["firstboot-host.service", "firstboot["]),
+    (Phase::Firstboot, &["firstboot-host.service", "firstboot: "]),
     (Phase::K3s, &["k3s.service", "k3s-agent.service", "k3s["]),
 ];
 

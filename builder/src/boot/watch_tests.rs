@@ -10,7 +10,7 @@ use crate::boot::plan::tests::sample;
 fn watch<T>(
     script: &str,
     play: impl FnOnce(&mut Peers),
-    judge: impl FnOnce(&mut Watch<'_>, End, &mut Peers) -> T,
+    check: impl FnOnce(&mut Watch<'_>, End, &mut Peers) -> T,
 ) -> T {
     let dir = tempfile::tempdir().unwrap();
     let (mut machine, mut peers) = pretend(script, dir.path());
@@ -20,9 +20,9 @@ fn watch<T>(
     plan.console_log = dir.path().join("console.log");
     play(&mut peers);
     let deadline = Instant::now() + Duration::from_secs(2);
-    let mut watch = Watch::new(&plan, &ui, &mut machine, &signals, &task, deadline).unwrap();
-    let end = watch.run().unwrap();
-    judge(&mut watch, end, &mut peers)
+    let mut watched = Watch::new(&plan, &ui, &mut machine, &signals, &task, deadline).unwrap();
+    let end = watched.run().unwrap();
+    check(&mut watched, end, &mut peers)
 }
 
 fn line(stream: &UnixStream) -> String {
