@@ -34,11 +34,16 @@ impl Agent {
     }
 
     /// Delivers the secret, trying until `deadline`: the agent starts late in the boot, and the
-    /// folder may come after it.
+    /// folder may come after it. `not_yet` hears the cause of each try that failed.
     ///
     /// # Errors
     /// The deadline passed; the last cause is the error's. The secret is in no message.
-    pub fn deliver(&mut self, join: &Join, deadline: Instant) -> Result<()> {
+    pub fn deliver(
+        &mut self,
+        join: &Join,
+        deadline: Instant,
+        mut not_yet: impl FnMut(String),
+    ) -> Result<()> {
         let payload = join.encode().context("failed to encode the join secret")?;
         let path = format!("/{FOLDER}/{FILE}");
         loop {
@@ -47,6 +52,7 @@ impl Agent {
             if Instant::now() >= deadline {
                 return Err(cause.context("failed to hand the join secret to the guest agent"));
             }
+            not_yet(format!("{cause:#}"));
             std::thread::sleep(PAUSE);
         }
     }
@@ -59,7 +65,8 @@ impl Agent {
         let arguments = json!({ "id": self.sync });
         self.send("guest-sync-delimited", &arguments)?;
         let limit = Instant::now() + ANSWER_LIMIT;
-        while self.receive(limit)? != self.sync {}
+        // An agent answers each stray 0xff with an error: those and older answers are passed over.
+        while !matches!(answer_in(&self.read_line(limit)?), Ok(id) if id == self.sync) {}
         self.call("guest-ping", &json!({})).map(|_| ())
     }
 
@@ -88,16 +95,7 @@ impl Agent {
 
     /// The next answer; a refusal is an error with the agent's words.
     fn receive(&mut self, limit: Instant) -> Result<Value> {
-        let line = self.read_line(limit)?;
-        // Each delimited answer starts with 0xff, which is in no JSON text.
-        let text = line.rsplit(|b| *b == 0xff).next().unwrap_or_default();
-        let mut answer: Value =
-            serde_json::from_slice(text).context("the guest agent's answer is not JSON")?;
-        if let Some(error) = answer.get("error") {
-            let said = error.get("desc").and_then(Value::as_str).unwrap_or("no reason given");
-            bail!("the guest agent refused: {said}");
-        }
-        Ok(answer.get_mut("return").map(Value::take).unwrap_or_default())
+        answer_in(&self.read_line(limit)?)
     }
 
     fn read_line(&mut self, limit: Instant) -> Result<Vec<u8>> {
@@ -131,6 +129,18 @@ impl Agent {
     }
 }
 
+fn answer_in(line: &[u8]) -> Result<Value> {
+    // Each delimited answer starts with 0xff, which is in no JSON text.
+    let text = line.rsplit(|b| *b == 0xff).next().unwrap_or_default();
+    let mut answer: Value =
+        serde_json::from_slice(text).context("the guest agent's answer is not JSON")?;
+    if let Some(error) = answer.get("error") {
+        let said = error.get("desc").and_then(Value::as_str).unwrap_or("no reason given");
+        bail!("the guest agent refused: {said}");
+    }
+    Ok(answer.get_mut("return").map(Value::take).unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +168,10 @@ mod tests {
         let mut kept = Vec::new();
         let mut line = Vec::new();
         while lines.read_until(b'\n', &mut line).unwrap_or(0) > 0 {
+            if line.first() == Some(&0xff) {
+                // What a real agent says to it.
+                stream.write_all(b"{\"error\": {\"desc\": \"Invalid JSON syntax\"}}\n").unwrap();
+            }
             let text = line.rsplit(|b| *b == 0xff).next().unwrap().to_vec();
             line.clear();
             let ask: Value = serde_json::from_slice(&text).unwrap();
@@ -187,7 +201,7 @@ mod tests {
     #[test]
     fn the_secret_arrives_whole_past_old_answers_and_a_folder_that_is_late() {
         let (mut agent, thread) = agent(2, b"{\"return\":\n\xff{\"return\": 99}\n");
-        agent.deliver(&join(), Instant::now() + Duration::from_secs(20)).unwrap();
+        agent.deliver(&join(), Instant::now() + Duration::from_secs(20), drop).unwrap();
         drop(agent);
         assert_eq!(Join::decode(&thread.join().unwrap()).unwrap(), join());
     }
@@ -195,7 +209,7 @@ mod tests {
     #[test]
     fn the_deadline_keeps_the_last_cause_and_no_secret() {
         let (mut agent, _thread) = agent(usize::MAX, b"");
-        let error = agent.deliver(&join(), Instant::now()).unwrap_err();
+        let error = agent.deliver(&join(), Instant::now(), drop).unwrap_err();
         let text = format!("{error:#}");
         assert_eq!(
             text,

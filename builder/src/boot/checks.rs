@@ -1,12 +1,12 @@
 //! What must be true inside a booted node: a table of checks, judged here from the guest's facts.
 //! The hygiene among them is what clones of an image would otherwise share (traps P7 and P8).
 
-use node::config::Role;
 use node::report::{Report, State};
 use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
 use super::plan::{BootPlan, Expect, Seed};
+use super::ports;
 
 /// Largest difference allowed between the guest's clock and ours, in seconds.
 const CLOCK_LIMIT: f64 = 5.0;
@@ -119,8 +119,9 @@ const RULES: &[Rule] = &[
     },
     Rule {
         name: "ports",
-        judge: ports,
-        fix: "`ss -lntup` in the guest (--keep) names the program; leave its package out",
+        judge: ports::judge,
+        fix: "one too many: `ss -lntup` in the guest (--keep) names the program, leave it out; \
+              one too few: its service has not started",
     },
 ];
 
@@ -279,43 +280,6 @@ fn clock(case: &Case<'_>) -> (String, String, bool) {
     (right, format!("{skew:+.2} s"), skew.abs() <= CLOCK_LIMIT)
 }
 
-/// Ports that must be open to others, and those that may be.
-fn port_sets(case: &Case<'_>) -> (Vec<&'static str>, Vec<&'static str>) {
-    let up = case.report.is_some_and(|r| r.state == State::Ready);
-    match (case.plan.role, up) {
-        (_, false) => (vec!["tcp/22"], vec![]),
-        // kubelet, API server; flannel, and etcd's own two.
-        (Role::Server, true) => {
-            (vec!["tcp/22", "tcp/6443", "tcp/10250"], vec!["udp/8472", "tcp/2379", "tcp/2380"])
-        }
-        (Role::Agent, true) => (vec!["tcp/22", "tcp/10250"], vec!["udp/8472"]),
-    }
-}
-
-fn ports(case: &Case<'_>) -> (String, String, bool) {
-    let (must, may) = port_sets(case);
-    let mut open: Vec<String> =
-        case.facts.ok("ports").unwrap_or_default().lines().filter_map(open_port).collect();
-    open.sort();
-    open.dedup();
-    let missing = must.iter().any(|p| !open.iter().any(|o| o == p));
-    let foreign = open.iter().any(|o| !must.iter().chain(&may).any(|p| p == o));
-    let right = match may.as_slice() {
-        [] => must.join(" "),
-        may => format!("{} (and {})", must.join(" "), may.join(" ")),
-    };
-    (right, open.join(" "), !missing && !foreign)
-}
-
-/// `tcp/22` from a line of `ss -Hlntu`; nothing for a port that only the node itself reaches.
-fn open_port(line: &str) -> Option<String> {
-    let mut words = line.split_whitespace();
-    let kind = words.next()?;
-    let (address, port) = words.nth(3)?.rsplit_once(':')?;
-    let local = address.starts_with("127.") || address == "[::1]" || address.contains("%lo");
-    (!local).then(|| format!("{kind}/{port}"))
-}
-
 /// In one or two sentences, why a boot that reached its report did not pass.
 pub fn diagnosis(case: &Case<'_>, checks: &[Check]) -> Option<(String, String)> {
     let failed = |name: &str| checks.iter().any(|c| c.name == name && !c.passed);
@@ -333,8 +297,8 @@ pub fn diagnosis(case: &Case<'_>, checks: &[Check]) -> Option<(String, String)> 
         ));
     }
     if let Some(Report { state: State::Failed, failure: Some(failure), .. }) = case.report {
-        let cause = format!("firstboot's step `{}` failed: {}", failure.step, failure.cause);
-        return Some((cause, failure.fix.clone()));
+        let text = format!("firstboot's step `{}` failed: {}", failure.step, failure.cause);
+        return Some((text, failure.fix.clone()));
     }
     if case.report.is_none() {
         return Some((
@@ -343,8 +307,8 @@ pub fn diagnosis(case: &Case<'_>, checks: &[Check]) -> Option<(String, String)> 
         ));
     }
     let first = checks.iter().find(|c| !c.passed)?;
-    let cause = format!("{}: {}, right is {}", first.name, first.found, first.right);
-    Some((cause, first.fix.clone()))
+    let text = format!("{}: {}, right is {}", first.name, first.found, first.right);
+    Some((text, first.fix.clone()))
 }
 
 #[cfg(test)]

@@ -158,7 +158,7 @@ pub(crate) mod tests {
         Facts { outputs: outputs.collect(), skew: 0.1 }
     }
 
-    fn frame(nonce: &str, body: &str) -> Vec<u8> {
+    pub(crate) fn frame(nonce: &str, body: &str) -> Vec<u8> {
         format!(
             "\nBOOT-FACTS {nonce} {} {} {:.3}\n{body}BOOT-FACTS-END {nonce}\n",
             body.len(),
@@ -168,7 +168,7 @@ pub(crate) mod tests {
         .into_bytes()
     }
 
-    const BODY: &str = "{\"fact\":\"hostname\",\"status\":0,\"base64\":\"bjEK\"}\n\
+    pub(crate) const BODY: &str = "{\"fact\":\"hostname\",\"status\":0,\"base64\":\"bjEK\"}\n\
                         {\"fact\":\"report\",\"status\":1,\"base64\":\"bm9uZQ==\"}\n";
 
     #[test]

@@ -7,8 +7,8 @@ facts=/run/boot-test/facts
 state() { sed -n 's/.*"state": *"\([a-z]*\)".*/\1/p' "$report" 2>/dev/null; }
 left() { read -r up _ </proc/uptime; echo $((BOOT_LIMIT - ${up%.*})); }
 until case "$BOOT_STATES" in *" $(state) "*) true ;; *) [ "$(left)" -le 0 ] ;; esac; do sleep 1; done
-# Units still starting are neither failed nor fine: let the boot settle first.
-rest=$(left)
+# Units still starting are neither failed nor fine: let the boot settle first, if it may at all.
+rest=$(left) && [ "$(state)" = failed ] && [ "$rest" -gt 30 ] && rest=30
 timeout $((rest > 5 ? rest : 5)) systemctl is-system-running --wait >/dev/null 2>&1
 
 fact() { # name, shell text

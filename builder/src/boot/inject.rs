@@ -17,7 +17,6 @@ pub const SUCCESS_EXIT: i32 = 123;
 /// I/O port of the isa-debug-exit device.
 pub const EXIT_PORT: u8 = 0xf4;
 /// The byte written there: QEMU exits with twice the byte plus one.
-#[expect(clippy::cast_sign_loss, reason = "a constant between 0 and 255")]
 const EXIT_BYTE: u8 = ((SUCCESS_EXIT - 1) / 2) as u8;
 
 /// One systemd credential.

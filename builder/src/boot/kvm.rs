@@ -91,22 +91,52 @@ fn boot_sector() -> Vec<u8> {
     const GDT_AT: u16 = 0x40;
     /// 0.3 s emulated; seconds where KVM itself only emulates, step by step.
     const TURNS: [u8; 4] = 50_000_000_u32.to_le_bytes();
-    let [gdtr_low, gdtr_high] = (LOADED_AT + GDT_AT).to_le_bytes();
+    let [pointer_low, pointer_high] = (LOADED_AT + GDT_AT).to_le_bytes();
     let [entry_low, entry_high] = (LOADED_AT + 0x19).to_le_bytes();
-    let [gdt_low, gdt_high] = (LOADED_AT + GDT_AT + 8).to_le_bytes();
+    let [table_low, table_high] = (LOADED_AT + GDT_AT + 8).to_le_bytes();
     let mut sector = vec![
         0xfa, // cli
-        0x31, 0xc0, 0x8e, 0xd8, // xor ax, ax; mov ds, ax
-        0x0f, 0x01, 0x16, gdtr_low, gdtr_high, // lgdt
-        0x0f, 0x20, 0xc0, 0x66, 0x83, 0xc8, 0x01, 0x0f, 0x22, 0xc0, // cr0 |= protection
-        0xea, entry_low, entry_high, 0x08,
+        0x31,
+        0xc0,
+        0x8e,
+        0xd8, // xor ax, ax; mov ds, ax
+        0x0f,
+        0x01,
+        0x16,
+        pointer_low,
+        pointer_high, // lgdt
+        0x0f,
+        0x20,
+        0xc0,
+        0x66,
+        0x83,
+        0xc8,
+        0x01,
+        0x0f,
+        0x22,
+        0xc0, // cr0 |= protection
+        0xea,
+        entry_low,
+        entry_high,
+        0x08,
         0x00, // far jump to the next instruction, 32 bit now
-        0xb9, TURNS[0], TURNS[1], TURNS[2], TURNS[3], 0xe2, 0xfe, // mov ecx, TURNS; loop
-        0xb0, PROBE_BYTE, 0xe6, EXIT_PORT, // mov al, byte; out port, al
-        0xf4, 0xeb, 0xfd, // hlt; jmp back to it
+        0xb9,
+        TURNS[0],
+        TURNS[1],
+        TURNS[2],
+        TURNS[3],
+        0xe2,
+        0xfe, // mov ecx, TURNS; loop
+        0xb0,
+        PROBE_BYTE,
+        0xe6,
+        EXIT_PORT, // mov al, byte; out port, al
+        0xf4,
+        0xeb,
+        0xfd, // hlt; jmp back to it
     ];
     sector.resize(GDT_AT.into(), 0);
-    sector.extend([15, 0, gdt_low, gdt_high, 0, 0, 0, 0]); // limit and address of the table
+    sector.extend([15, 0, table_low, table_high, 0, 0, 0, 0]); // limit and address of the table
     sector.extend([0; 8]); // its empty entry
     sector.extend([0xff, 0xff, 0, 0, 0, 0x9a, 0xcf, 0]); // flat 32-bit code
     sector.resize(510, 0);

@@ -1,20 +1,19 @@
 //! The virtual machine: as Proxmox would make it, on a throw-away overlay of the very image file.
 
+use std::fmt::Write as _;
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use node::command::Run;
-use node::values::Digest;
 
-use super::inject::{self, Credential, EXIT_PORT, Task};
+use super::inject::EXIT_PORT;
 use super::plan::{Accel, BootPlan, Firmware, mac_text};
 use super::qmp::{self, Qmp};
-use super::seed::{self, SeedFiles};
+use super::work::Work;
 
 /// QEMU makes its sockets within milliseconds; a loaded host may take seconds.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -22,83 +21,6 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const QUIT_LIMIT: Duration = Duration::from_secs(5);
 /// Port of the Kubernetes API.
 const API_PORT: u16 = 6443;
-
-/// Everything on disk that one boot needs besides the image; gone when dropped.
-#[derive(Debug)]
-pub struct Work {
-    folder: tempfile::TempDir,
-    overlay: PathBuf,
-    seed: Option<PathBuf>,
-    smbios: Vec<PathBuf>,
-    uuid: String,
-    /// Loopback port that leads to the guest's SSH, with `keep`.
-    pub ssh: Option<SocketAddr>,
-}
-
-impl Work {
-    /// Makes overlay, cloud-init drive, firmware variables and credentials.
-    ///
-    /// # Errors
-    /// No space, or one of the programs fails.
-    pub fn prepare(plan: &BootPlan, task: &Task, files: &SeedFiles) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("node-boot-").tempdir()?;
-        let overlay = overlay(plan, folder.path())?;
-        let seed = seed::make(plan.seed, files, &plan.tools, folder.path())?;
-        if plan.firmware == Firmware::Ovmf {
-            fs_err::copy(&plan.tools.ovmf.1, folder.path().join("vars.fd"))
-                .context("failed to copy the UEFI variables (package ovmf)")?;
-        }
-        let credentials: Vec<Credential> =
-            inject::facts(task).into_iter().chain(plan.credentials.iter().cloned()).collect();
-        let smbios = credentials.iter().enumerate().map(|(n, c)| c.write(folder.path(), n));
-        let smbios = smbios.collect::<Result<_>>()?;
-        // Proxmox gives each VM a UUID; systemd makes the machine-id of it.
-        let uuid = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, task.nonce.as_bytes());
-        let ssh = if plan.keep { Some(free_port()?) } else { None };
-        Ok(Self { folder, overlay, seed, smbios, uuid: uuid.to_string(), ssh })
-    }
-
-    /// A file in the folder.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-}
-
-/// A copy-on-write layer of the plan's size; the image below is opened read-only.
-fn overlay(plan: &BootPlan, work: &Path) -> Result<PathBuf> {
-    let image = fs_err::canonicalize(&plan.image)?;
-    let overlay = work.join("disk.qcow2");
-    (plan.tools.qemu_img)()
-        .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
-        .arg(&image)
-        .arg(&overlay)
-        .arg(plan.disk.bytes().to_string())
-        .run()
-        .context("failed to make the overlay disk (package qemu-utils)")?;
-    Ok(overlay)
-}
-
-fn free_port() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
-}
-
-/// SHA-256 of a file, read in pieces.
-///
-/// # Errors
-/// The file cannot be read.
-pub fn digest_of(path: &Path) -> Result<Digest> {
-    use sha2::Digest as _;
-    use std::io::Read as _;
-    let mut file = fs_err::File::open(path)?;
-    let mut hash = sha2::Sha256::new();
-    let mut piece = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok(Digest::from_bytes(hash.finalize().into())),
-            n => hash.update(&piece[..n]),
-        }
-    }
-}
 
 /// A running QEMU; killed when dropped.
 #[derive(Debug)]
@@ -220,6 +142,9 @@ fn dying_with_us(qemu: &Command) -> Command {
             None => command.env_remove(name),
         };
     }
+    if let Some(folder) = qemu.get_current_dir() {
+        command.current_dir(folder);
+    }
     command.process_group(0);
     command
 }
@@ -286,10 +211,10 @@ fn network(plan: &BootPlan, ssh: Option<SocketAddr>) -> Result<String> {
             "{program}: QEMU cannot start a program with such a path"
         );
         let command = format!("{program} relay {server}");
-        text.push_str(&format!(",guestfwd=tcp:{}:{API_PORT}-cmd:{command}", plan.api));
+        let _ = write!(text, ",guestfwd=tcp:{}:{API_PORT}-cmd:{command}", plan.api);
     }
     if let Some(ssh) = ssh {
-        text.push_str(&format!(",hostfwd=tcp:{ssh}-{}:22", plan.node.address));
+        let _ = write!(text, ",hostfwd=tcp:{ssh}-{}:22", plan.node.address);
     }
     Ok(text)
 }
@@ -306,9 +231,35 @@ impl Args {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::boot::plan::tests::sample;
+
+    /// The other ends of a pretended machine's ports.
+    pub(crate) struct Peers {
+        pub(crate) console: UnixStream,
+        pub(crate) facts: UnixStream,
+        _others: [UnixStream; 2],
+    }
+
+    /// A machine whose QEMU is a shell script.
+    pub(crate) fn pretend(script: &str, work: &Path) -> (Machine, Peers) {
+        let pair = || UnixStream::pair().unwrap();
+        let ((console, console_peer), (facts, facts_peer)) = (pair(), pair());
+        let ((agent, agent_peer), (control, mut control_peer)) = (pair(), pair());
+        std::io::Write::write_all(&mut control_peer, b"{\"QMP\":{}}\n{\"return\":{}}\n").unwrap();
+        let machine = Machine {
+            child: Command::new("sh").args(["-c", script]).spawn().unwrap(),
+            qmp: Qmp::new(control).unwrap(),
+            errors: work.join("errors"),
+            console,
+            facts,
+            agent,
+            started: Instant::now(),
+        };
+        let others = [agent_peer, control_peer];
+        (machine, Peers { console: console_peer, facts: facts_peer, _others: others })
+    }
 
     fn line(plan: &BootPlan, accel: Accel) -> String {
         let folder = tempfile::tempdir().unwrap();
@@ -344,13 +295,5 @@ mod tests {
         plan.forward = Some("127.0.0.1:1".parse().unwrap());
         let text = network(&plan, None).unwrap_err().to_string();
         assert_eq!(text, "/a b/builder: QEMU cannot start a program with such a path");
-    }
-
-    #[test]
-    fn the_digest_of_a_file_is_that_of_its_bytes() {
-        let dir = tempfile::tempdir().unwrap();
-        let bytes = vec![7; (1 << 20) + 5];
-        fs_err::write(dir.path().join("f"), &bytes).unwrap();
-        assert_eq!(digest_of(&dir.path().join("f")).unwrap(), Digest::of(&bytes));
     }
 }

@@ -13,6 +13,7 @@ pub mod kvm;
 pub mod machine;
 pub mod phase;
 pub mod plan;
+pub mod ports;
 pub mod qmp;
 pub mod relay;
 pub mod seed;
@@ -20,6 +21,7 @@ pub mod server;
 pub mod signals;
 pub mod verdict;
 pub mod watch;
+pub mod work;
 
 use std::io::Read as _;
 use std::net::TcpStream;
@@ -32,7 +34,7 @@ use node::values::Digest;
 use self::checks::{Case, Check};
 use self::facts::Facts;
 use self::inject::{SUCCESS_EXIT, Task};
-use self::machine::{Machine, Work, digest_of};
+use self::machine::Machine;
 pub use self::plan::{Accel, BootPlan, Expect, Firmware, NodeIdentity, Seed, Tools};
 pub use self::relay::relay;
 use self::seed::SeedFiles;
@@ -40,6 +42,7 @@ use self::signals::Signals;
 pub use self::verdict::{Cause, Kind, Verdict};
 use self::verdict::{Figures, PhaseTime};
 use self::watch::{End, Watch};
+use self::work::{Work, digest_of};
 use crate::ui::{Ui, since};
 
 /// Part of the deadline kept for gathering and sending the facts, so that a guest that got stuck
@@ -191,13 +194,12 @@ fn judge_facts(
     let report = facts.report();
     let case = Case { plan, instance_id: files.instance_id(), facts, report: report.as_ref() };
     let mut checks = checks::judge(&case);
+    let instead = watch.answer(plan.keep)?;
     if !plan.keep {
-        checks.push(exit_check(watch.answer(false)?));
-    } else {
-        watch.answer(true)?;
+        checks.push(exit_check(instead));
     }
     let failed = checks.iter().any(|c| !c.passed);
-    let cause = checks::diagnosis(&case, &checks).filter(|_| failed).map(|(text, fix)| {
+    let why = checks::diagnosis(&case, &checks).filter(|_| failed).map(|(text, fix)| {
         let also = watch.undelivered.as_ref().map_or(String::new(), |why| format!("; {why}"));
         Cause { kind: Kind::Check, text: text + &also, fix }
     });
@@ -206,7 +208,7 @@ fn judge_facts(
         last_lines.extend(facts.text("errors").lines().map(str::to_owned));
         last_lines.extend(facts.text("journal").lines().map(str::to_owned));
     }
-    Ok(Judged { cause, checks, figures: Figures::of(facts), report, last_lines })
+    Ok(Judged { cause: why, checks, figures: Figures::of(facts), report, last_lines })
 }
 
 fn exit_check(instead: Option<String>) -> Check {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// SeaBIOS or OVMF.
+    /// `SeaBIOS` or OVMF.
     Firmware,
     /// GRUB.
     Bootloader,
@@ -21,10 +21,10 @@ pub enum Phase {
     CloudInit,
     /// firstboot's host stage.
     Firstboot,
+    /// Maintenance mode: no secret yet. Before `K3s`, as a node may pass it on the way.
+    Waiting,
     /// K3s starts or joins.
     K3s,
-    /// Maintenance mode: no secret yet. Before `Ready`, as a node may pass it on the way.
-    Waiting,
     /// Ready in Kubernetes.
     Ready,
 }
@@ -36,7 +36,7 @@ const MARKS: &[(Phase, &[&str])] = &[
     (Phase::Kernel, &["Linux version ", "Loading initial ramdisk"]),
     (Phase::Systemd, &["systemd[1]: ", "Welcome to Debian", "Welcome to Ubuntu", "[  OK  ]"]),
     (Phase::CloudInit, &["Cloud-init v.", "cloud-init["]),
-    (Phase::Firstboot, &["firstboot-host.service", "firstboot["]),
+    (Phase::Firstboot, &["firstboot-host.service", "firstboot: "]),
     (Phase::K3s, &["k3s.service", "k3s-agent.service", "k3s["]),
 ];
 

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::inject::Credential;
 
 /// From power-on to the verdict under emulation: twice what a slow two-core machine needs.
-pub const TCG_TIMEOUT: Duration = Duration::from_secs(300);
+pub const TCG_TIMEOUT: Duration = Duration::from_mins(5);
 /// The same where the processor runs the guest itself.
 pub const KVM_TIMEOUT: Duration = Duration::from_secs(90);
 

@@ -12,7 +12,7 @@ use super::plan::{NodeIdentity, Seed, Tools, mac_text};
 /// Proxmox pads its drive to 4 MiB.
 const DRIVE_BYTES: u64 = 4 << 20;
 
-/// The four files of a NoCloud drive.
+/// The files of a `NoCloud` drive (the fourth, `vendor-data`, is empty).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeedFiles {
     /// Name, keys and users.
@@ -138,10 +138,11 @@ mod tests {
         ));
     }
 
+    type Change = fn(&mut NodeIdentity);
+
     #[test]
     fn each_setting_changes_its_line_and_the_instance_id() {
         let base = SeedFiles::of(&sample().node);
-        type Change = fn(&mut NodeIdentity);
         let table: [(Change, &str); 5] = [
             (|n| n.name = "other".parse().unwrap(), "hostname: other\n"),
             (|n| n.user = "root".into(), "disable_root: False\n"),

@@ -51,11 +51,16 @@ impl Server {
         // The stand-in can keep everything of a node below one folder; K3s itself ignores this.
         command.env("K3S_STANDIN_ROOT", folder);
         command.process_group(0).stdin(Stdio::null());
-        command.stdout(fs::File::create(&log)?.into_file()).stderr(fs::OpenOptions::new().append(true).open(&log)?.into_file());
+        command
+            .stdout(fs::File::create(&log)?.into_file())
+            .stderr(fs::OpenOptions::new().append(true).open(&log)?.into_file());
         let child = command.spawn().context("failed to start the K3s server of the boot test")?;
         let mut server = Self { child, address, token: String::new() };
         server.token = server.wait(&folder.join("data/server/node-token"), &log)?;
-        ui.line(format!("boot: a K3s server for the agent answers on {address} ({})", since(start)));
+        ui.line(format!(
+            "boot: a K3s server for the agent answers on {address} ({})",
+            since(start)
+        ));
         Ok(server)
     }
 

@@ -46,6 +46,7 @@ pub enum End {
 enum Event {
     Console(Vec<u8>),
     Facts(Vec<u8>),
+    Undelivered(String),
     Delivered(Result<()>),
 }
 
@@ -85,7 +86,9 @@ impl<'a> Watch<'a> {
             let mut agent = Agent::new(machine.agent.try_clone()?);
             std::thread::spawn(move || {
                 // Nobody listens any more once the test is over.
-                let _ = sender.send(Event::Delivered(agent.deliver(&join, deadline)));
+                let not_yet = |cause| drop(sender.send(Event::Undelivered(cause)));
+                let result = agent.deliver(&join, deadline, not_yet);
+                let _ = sender.send(Event::Delivered(result));
             });
         }
         let console = Console::new(&plan.console_log, machine.started)?;
@@ -116,7 +119,7 @@ impl<'a> Watch<'a> {
                 return Ok(End::Interrupted);
             }
             if let Some(status) = self.machine.ended()? {
-                return self.after_exit(status.to_string());
+                return self.after_exit(&status.to_string());
             }
             if Instant::now() >= self.deadline {
                 return Ok(End::Deadline);
@@ -131,15 +134,10 @@ impl<'a> Watch<'a> {
                 self.drain(AFTERMATH)?;
                 Ok(Some(End::Fatal(meaning.to_owned())))
             }
-            Ok(Event::Facts(bytes)) => {
-                let before = self.frames.refused.clone();
-                let facts = self.frames.take(&bytes);
-                if let Some(why) =
-                    self.frames.refused.clone().filter(|_| before != self.frames.refused)
-                {
-                    self.ui.warn(format!("a report of the guest was refused: {why}"));
-                }
-                Ok(facts.map(|facts| End::Facts(Box::new(facts))))
+            Ok(Event::Facts(bytes)) => self.facts(&bytes),
+            Ok(Event::Undelivered(cause)) => {
+                self.undelivered = Some(format!("join secret not handed over yet: {cause}"));
+                Ok(None)
             }
             Ok(Event::Delivered(result)) => {
                 self.delivered(result);
@@ -149,9 +147,22 @@ impl<'a> Watch<'a> {
         }
     }
 
+    fn facts(&mut self, bytes: &[u8]) -> Result<Option<End>> {
+        let facts = self.frames.take(bytes);
+        if let Some(why) = self.frames.refused.take() {
+            self.ui.warn(format!("a report of the guest was refused: {why}"));
+            // Any other answer than the two words makes the guest send it again.
+            self.machine.facts.write_all(b"AGAIN\n").context("failed to answer the guest")?;
+        }
+        Ok(facts.map(|facts| End::Facts(Box::new(facts))))
+    }
+
     fn delivered(&mut self, result: Result<()>) {
         match result {
-            Ok(()) => self.say("join secret handed to the guest agent"),
+            Ok(()) => {
+                self.undelivered = None;
+                self.say("join secret handed to the guest agent");
+            }
             Err(cause) => {
                 self.undelivered = Some(format!("{cause:#}"));
                 self.ui.warn(format!("{cause:#}"));
@@ -195,7 +206,7 @@ impl<'a> Watch<'a> {
     }
 
     /// QEMU is gone: what it still said may hold the reason.
-    fn after_exit(&mut self, status: String) -> Result<End> {
+    fn after_exit(&mut self, status: &str) -> Result<End> {
         self.drain(TICK)?;
         let words = self.machine.complaints();
         let words = if words.is_empty() { words } else { format!(": {words}") };
@@ -253,3 +264,7 @@ fn listen(stream: &UnixStream, sender: Sender<Event>, wrap: fn(Vec<u8>) -> Event
     });
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;

@@ -77,7 +77,12 @@ fn image(ctx: &Context, args: &BootArgs) -> Result<PathBuf> {
             newest = Some((made, out.join(manifest.qcow2.file)));
         }
     }
-    let hint = || format!("no image of `{profile}` in {}; run `builder image --profile {profile}`", out.display());
+    let hint = || {
+        format!(
+            "no image of `{profile}` in {}; run `builder image --profile {profile}`",
+            out.display()
+        )
+    };
     Ok(newest.with_context(hint)?.1)
 }
 
@@ -90,7 +95,9 @@ fn node<'a>(project: &'a Project, manifest: &Manifest, args: &BootArgs) -> Resul
     };
     match (found, &args.node) {
         (Some(node), _) if node.profile == *profile => Ok(node),
-        (Some(node), _) => bail!("{} has profile {}, the image is of {profile}", node.name, node.profile),
+        (Some(node), _) => {
+            bail!("{} has profile {}, the image is of {profile}", node.name, node.profile)
+        }
         (None, Some(name)) => bail!("cluster.toml has no node {name}"),
         (None, None) => bail!("cluster.toml has no node of profile {profile}; give one there"),
     }
@@ -166,7 +173,12 @@ fn tools(store: &Store, manifest: &Manifest) -> Result<Tools> {
 }
 
 /// What the node is given to start or join the cluster with; nothing for a maintenance-mode test.
-fn join(args: &BootArgs, node: &NodeSpec, role: Role, server: Option<&Server>) -> Result<Option<Join>> {
+fn join(
+    args: &BootArgs,
+    node: &NodeSpec,
+    role: Role,
+    server: Option<&Server>,
+) -> Result<Option<Join>> {
     if args.expect == Expect::Waiting {
         return Ok(None);
     }
