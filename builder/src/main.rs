@@ -29,8 +29,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
     for cause in error.chain().skip(1) {
         eprintln!("  caused by: {cause}");
     }
-    let wrong_lock = error.is::<builder::lock::Invalid>();
-    if wrong_lock { ExitCode::from(builder::USAGE) } else { ExitCode::FAILURE }
+    ExitCode::FAILURE
 }
 
 fn is_closed_pipe(error: &(dyn std::error::Error + 'static)) -> bool {

@@ -35,7 +35,8 @@ pub fn package(name: &str) -> Rule {
 
 /// A systemd unit's name with its type.
 pub fn unit(name: &str) -> Rule {
-    const TYPES: [&str; 6] = [".service", ".socket", ".timer", ".target", ".mount", ".path"];
+    const TYPES: [&str; 7] =
+        [".service", ".socket", ".timer", ".target", ".mount", ".automount", ".path"];
     let chars = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
     let holds = name.chars().all(chars) && TYPES.iter().any(|t| name.ends_with(t));
     require(holds, "is not the name of a unit, such as `apt-daily.timer`")
