@@ -72,6 +72,8 @@ impl Mirror<'_> {
         fs::write(tree.join("DEBIAN/control"), control).unwrap();
         let file = self.root.join("x.deb");
         let mut build = Command::new("dpkg-deb");
+        // Else the same package made a second later has other bytes.
+        build.env("SOURCE_DATE_EPOCH", "0");
         build.args(["--root-owner-group", "--build"]).arg(&tree).arg(&file).run().unwrap();
         let (sha256, size) = store.add_file(&file).unwrap();
         let (name, version, arch) = (name.to_owned(), version.to_owned(), "all".to_owned());
