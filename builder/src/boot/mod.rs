@@ -80,6 +80,7 @@ pub fn boot(plan: &BootPlan, ui: &Ui) -> Result<Verdict> {
         schema: verdict::SCHEMA,
         passed: judged.cause.is_none(),
         cause: judged.cause,
+        sabotaged: plan.seed != Seed::NoCloud || !plan.credentials.is_empty(),
         image_id: plan.image_id.clone(),
         digest,
         firmware: plan.firmware,
