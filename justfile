@@ -66,3 +66,7 @@ deny:
 # The speed table, against mkosi in the same run
 bench *args: build
     benches/run.sh {{ args }}
+
+# The documents against schemas, packages and files (needs python3 3.11); `--write` renews tables
+docs *args:
+    python3 docs/check.py {{ args }}
