@@ -185,7 +185,7 @@ pub struct BootArgs {
     #[arg(long)]
     pub keep: bool,
     /// Give up after this time, such as 90s or 15m
-    /// [default: 90s with KVM, 5m without]
+    /// [default: 90s with KVM, 10m without]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,
     /// How the boot must end

@@ -10,10 +10,10 @@ use node::join::Join;
 use node::values::Size;
 
 use super::Context;
+use crate::boot::inject::{Credential, replace_file};
 use crate::boot::plan::mac_of;
 use crate::boot::server::Server;
 use crate::boot::{self, BootPlan, NodeIdentity, Seed, Tools};
-use crate::boot::inject::{Credential, replace_file};
 use crate::cli::{self, BootArgs, Expect, Firmware};
 use crate::config::{NodeSpec, Project};
 use crate::image::Manifest;

@@ -201,10 +201,7 @@ mod tests {
         b.file("usr/lib/x", "1", 0o644).unwrap();
         let none = BTreeSet::new();
         assert_eq!(bytes(&a, &none), bytes(&b, &none));
-        assert_eq!(
-            names(&bytes(&a, &none)),
-            ["etc/", "etc/y", "usr/", "usr/lib/", "usr/lib/x"]
-        );
+        assert_eq!(names(&bytes(&a, &none)), ["etc/", "etc/y", "usr/", "usr/lib/", "usr/lib/x"]);
         let existing = ["etc", "usr"].map(str::to_owned).into();
         assert_eq!(names(&bytes(&a, &existing)), ["etc/y", "usr/lib/", "usr/lib/x"]);
     }
