@@ -4,8 +4,10 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 
 static := "x86_64-unknown-linux-gnu"
 builder := "target/release/builder"
-standin := "target/k3s-standin"
-standin_lock := "target/standin.lock"
+# The lock that `image` builds from: builder.lock, with what this machine can have (tests/image.sh)
+lock := "target/image.lock"
+# The flags of the stand-in's build: with others all of Kubernetes would be compiled a second time
+go_env := "CGO_ENABLED=0 GOFLAGS='-trimpath -buildvcs=false'"
 
 # List the recipes
 default:
@@ -25,9 +27,13 @@ firstboot:
 image profile="worker": build
     tests/image.sh {{ profile }}
 
-# Build all three images, boot one
+# Build the image of a profile, then boot it; further arguments go to `builder boot`
 boot profile="worker" *args: (image profile)
-    {{ builder }} boot --profile {{ profile }} --lock {{ standin_lock }} {{ args }}
+    {{ builder }} boot --profile {{ profile }} {{ args }}
+
+# Build an image of target/image.lock again and compare bit for bit
+verify image: build
+    {{ builder }} verify {{ image }} --lock {{ lock }}
 
 # Everything the gate runs (the README's second command)
 test: lint unit e2e
@@ -37,10 +43,12 @@ lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --quiet -- --deny warnings
 
-# Unit and program tests
+# Unit and program tests; the stand-in's after its build, whose compiled packages they share
 unit:
     cargo test --workspace --exclude e2e --quiet
-    cd tests/k3s-standin && go vet ./... && go test ./...
+    tests/k3s-standin/build.sh
+    cd tests/k3s-standin && {{ go_env }} go vet ./...
+    cd tests/k3s-standin && {{ go_env }} go test ./...
 
 # Whole images: builds, kills, boots (a sample chosen by the commit; `just full` runs all)
 e2e: build
@@ -48,7 +56,7 @@ e2e: build
     cargo test --package e2e -- --test-threads=1 --nocapture
 
 # All tests without sampling; writes its dated result to docs/results.md
-full: lint unit build
+full:
     tests/full.sh
 
 # Licences, advisories and sources of all crates
@@ -58,3 +66,7 @@ deny:
 # The speed table, against mkosi in the same run
 bench *args: build
     benches/run.sh {{ args }}
+
+# The documents against schemas, packages and files (needs python3 3.11); `--write` renews tables
+docs *args:
+    python3 docs/check.py {{ args }}

@@ -185,7 +185,7 @@ pub struct BootArgs {
     #[arg(long)]
     pub keep: bool,
     /// Give up after this time, such as 90s or 15m
-    /// [default: 90s with KVM, 5m without]
+    /// [default: 90s with KVM, 10m without]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,
     /// How the boot must end
@@ -201,7 +201,14 @@ pub struct BootArgs {
     /// Which node of cluster.toml to boot as [default: the profile's first]
     #[arg(long, value_name = "NAME")]
     pub node: Option<Hostname>,
-    /// Memory of the guest [default: the node's]
+    /// For tests: lay a file of the host over one of the guest's; repeat. The
+    /// verdict of such a boot is never recorded
+    #[arg(long, value_name = "PATH=FILE", value_parser = path_pair, hide = true)]
+    pub replace: Vec<(String, PathBuf)>,
+    /// For tests: the drive with the node's identity
+    #[arg(long, value_enum, default_value_t = Seed::Good, hide = true)]
+    pub seed: Seed,
+    /// Memory of the guest [default: the node's, at most 4 GiB]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Size>,
     /// Virtual CPUs of the guest [default: as many as the host has]
@@ -216,6 +223,17 @@ pub enum Firmware {
     Seabios,
     /// UEFI
     Ovmf,
+}
+
+/// The drive with the node's identity in a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Seed {
+    /// As Proxmox writes it
+    Good,
+    /// None
+    Missing,
+    /// Not readable as YAML
+    Broken,
 }
 
 /// How a boot test must end.

@@ -135,7 +135,7 @@ fn the_ports_of_a_ready_node_follow_its_role() {
         (Role::Agent, vec!["tcp/22"], false),
         (Role::Agent, vec!["tcp/22", "tcp/10250", "tcp/6443"], false),
         (Role::Server, vec!["tcp/22", "tcp/10250", "tcp/6443"], true),
-        (Role::Server, vec!["tcp/22", "tcp/10250", "tcp/6443", "tcp/2379", "tcp/2380"], true),
+        (Role::Server, vec!["tcp/22", "tcp/10250", "tcp/6443", "tcp/2379", "tcp/2381"], true),
         (Role::Server, vec!["tcp/22", "tcp/10250"], false),
     ];
     for (role, ports, passes) in table {

@@ -25,6 +25,8 @@ pub struct Console {
     /// Whether the growing line was already found fatal, so that it is news only once.
     told: bool,
     last: VecDeque<String>,
+    /// The line that ended the boot; whole once its end has come.
+    pub fatal: Option<String>,
     /// When each phase began, in seconds since power-on.
     pub phases: Vec<(Phase, f64)>,
 }
@@ -45,6 +47,7 @@ impl Console {
             line: Vec::new(),
             told: false,
             last: VecDeque::new(),
+            fatal: None,
             phases: vec![(Phase::Firmware, 0.0)],
         })
     }
@@ -77,6 +80,9 @@ impl Console {
         if !self.told && !self.line.is_empty() {
             let growing = self.tracker.read(&clean(&self.line), false);
             self.told = !growing.is_empty();
+            if self.told && self.fatal.is_none() {
+                self.fatal = Some(clean(&self.line));
+            }
             news.extend(growing);
         }
         self.log.flush()?;
@@ -93,8 +99,13 @@ impl Console {
         self.line.clear();
         writeln!(self.log, "{:9.3} {text}", self.started.elapsed().as_secs_f64())?;
         let mut news = self.tracker.read(&text, true);
+        let is_fatal = |one: &News| matches!(one, News::Fatal(_));
+        let growing = self.fatal.as_ref().is_some_and(|start| text.starts_with(start.as_str()));
+        if growing || (self.fatal.is_none() && news.iter().any(is_fatal)) {
+            self.fatal = Some(text.clone());
+        }
         if std::mem::take(&mut self.told) {
-            news.retain(|one| !matches!(one, News::Fatal(_)));
+            news.retain(|one| !is_fatal(one));
         }
         if !text.trim().is_empty() {
             self.last.push_back(text);
@@ -173,6 +184,7 @@ mod tests {
         assert!(console.take(b"\n").unwrap().is_empty());
         console.take(b"more").unwrap();
         assert_eq!(console.last_lines(), ["ok", "(initramfs) x", "more"]);
+        assert_eq!(console.fatal.as_deref(), Some("(initramfs) x"));
         console.close().unwrap();
         let log = fs_err::read_to_string(dir.path().join("a/console.log")).unwrap();
         assert!(log.lines().any(|l| l.ends_with(" (initramfs) x")), "{log}");

@@ -265,6 +265,7 @@ pub(crate) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let here = folder.path().display().to_string();
         let work = Work {
+            _owner: None,
             overlay: folder.path().join("disk.qcow2"),
             seed: Some(folder.path().join("seed.iso")),
             smbios: vec![folder.path().join("smbios-0")],

@@ -80,6 +80,7 @@ pub fn boot(plan: &BootPlan, ui: &Ui) -> Result<Verdict> {
         schema: verdict::SCHEMA,
         passed: judged.cause.is_none(),
         cause: judged.cause,
+        sabotaged: plan.seed != Seed::NoCloud || !plan.credentials.is_empty(),
         image_id: plan.image_id.clone(),
         digest,
         firmware: plan.firmware,
@@ -167,8 +168,12 @@ fn judge(plan: &BootPlan, files: &SeedFiles, watch: &mut Watch<'_>, end: &End) -
         End::Interrupted => bail!("interrupted in phase `{}`", watch.console.phase()),
         End::Fatal(meaning) => (
             Kind::Console,
-            format!("{meaning}, in phase `{}`", watch.console.phase()),
-            "the lines above name the cause; `--keep` leaves the machine running",
+            format!(
+                "{meaning}, in phase `{}`: {}",
+                watch.console.phase(),
+                watch.console.fatal.as_deref().unwrap_or_default().trim()
+            ),
+            "see the console's last lines; `--keep` leaves the machine running",
         ),
         End::Exited(status) => (
             Kind::Exit,

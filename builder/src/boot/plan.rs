@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::inject::Credential;
 
-/// From power-on to the verdict under emulation: twice what a slow two-core machine needs.
-pub const TCG_TIMEOUT: Duration = Duration::from_mins(5);
+/// From power-on to the verdict under emulation: twice what a master took on two busy cores.
+pub const TCG_TIMEOUT: Duration = Duration::from_mins(10);
 /// The same where the processor runs the guest itself.
 pub const KVM_TIMEOUT: Duration = Duration::from_secs(90);
 

@@ -30,6 +30,8 @@ pub struct Verdict {
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
+    /// Whether the test broke something on purpose: it then says nothing about the image.
+    pub sabotaged: bool,
     /// Id of the image, if its maker gave one.
     pub image_id: Option<ImageId>,
     /// SHA-256 of the image file, the same before and after.
@@ -137,12 +139,15 @@ pub fn path_for(image: &Path) -> PathBuf {
 
 impl Verdict {
     /// Records a pass beside the image; after a failure removes an earlier pass, which no longer
-    /// holds for these bytes.
+    /// holds for these bytes. A test that broke something on purpose leaves no trace.
     ///
     /// # Errors
     /// The file cannot be written or removed.
     pub fn record(&self, image: &Path) -> Result<()> {
         let path = path_for(image);
+        if self.sabotaged {
+            return Ok(());
+        }
         if !self.passed {
             return files::ensure_absent(&path).map(|_| ());
         }
@@ -208,6 +213,7 @@ mod tests {
             schema: SCHEMA,
             passed,
             cause: (!passed).then_some(cause),
+            sabotaged: false,
             image_id: Some("worker-3f9c2a71b0de".parse().unwrap()),
             digest: Digest::of("image"),
             firmware: Firmware::SeaBios,
@@ -232,6 +238,9 @@ mod tests {
         verdict(true).record(&image).unwrap();
         let text = fs_err::read_to_string(path_for(&image)).unwrap();
         assert_eq!(serde_json::from_str::<Verdict>(&text).unwrap(), verdict(true));
+        let broken = Verdict { sabotaged: true, ..verdict(false) };
+        broken.record(&image).unwrap();
+        assert!(path_for(&image).exists());
         verdict(false).record(&image).unwrap();
         assert!(!path_for(&image).exists());
         verdict(false).record(&image).unwrap();

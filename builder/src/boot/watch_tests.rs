@@ -6,10 +6,10 @@ use crate::boot::machine::tests::{Peers, pretend};
 use crate::boot::plan::Expect;
 use crate::boot::plan::tests::sample;
 
-/// Runs a watch over a pretended machine; `play` acts the guest.
+/// Runs a watch over a pretended machine; `act` acts the guest.
 fn watch<T>(
     script: &str,
-    play: impl FnOnce(&mut Peers),
+    act: impl FnOnce(&mut Peers),
     check: impl FnOnce(&mut Watch<'_>, End, &mut Peers) -> T,
 ) -> T {
     let dir = tempfile::tempdir().unwrap();
@@ -18,7 +18,7 @@ fn watch<T>(
     let task = Task { nonce: "n".into(), expect: Expect::Waiting, limit: 1 };
     let mut plan = sample();
     plan.console_log = dir.path().join("console.log");
-    play(&mut peers);
+    act(&mut peers);
     let deadline = Instant::now() + Duration::from_secs(2);
     let mut watched = Watch::new(&plan, &ui, &mut machine, &signals, &task, deadline).unwrap();
     let end = watched.run().unwrap();

@@ -1,9 +1,11 @@
 //! The throw-away files of one boot.
 
+use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
 use node::command::Run;
 use node::values::Digest;
 
@@ -11,10 +13,17 @@ use super::inject::{self, Credential, Task};
 use super::plan::{BootPlan, Firmware};
 use super::seed::{self, SeedFiles};
 
+/// Start of the folders' names.
+const PREFIX: &str = "node-boot-";
+/// The file in each that its boot holds locked.
+const OWNER: &str = "owner";
+
 /// Everything on disk that one boot needs besides the image; gone when dropped.
 #[derive(Debug)]
 pub struct Work {
     pub(super) folder: tempfile::TempDir,
+    /// Held as long as the folder is in use.
+    pub(super) _owner: Option<Flock<File>>,
     /// The disk.
     pub(super) overlay: PathBuf,
     /// The cloud-init drive.
@@ -32,7 +41,9 @@ impl Work {
     /// # Errors
     /// No space, or one of the programs fails.
     pub fn prepare(plan: &BootPlan, task: &Task, files: &SeedFiles) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("node-boot-").tempdir()?;
+        sweep(&std::env::temp_dir())?;
+        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+        let owner = own(folder.path())?;
         let overlay = overlay(plan, folder.path())?;
         let seed = seed::make(plan.seed, files, &plan.tools, folder.path())?;
         if plan.firmware == Firmware::Ovmf {
@@ -46,13 +57,45 @@ impl Work {
         // Proxmox gives each VM a UUID; systemd makes the machine-id of it.
         let uuid = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, task.nonce.as_bytes());
         let ssh = if plan.keep { Some(free_port()?) } else { None };
-        Ok(Self { folder, overlay, seed, smbios, uuid: uuid.to_string(), ssh })
+        Ok(Self { folder, _owner: Some(owner), overlay, seed, smbios, uuid: uuid.to_string(), ssh })
     }
 
     /// A file in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
+}
+
+/// Marks a folder as in use, for as long as the result lives. The file gets its name when it is
+/// locked, so that nobody sees it free before.
+fn own(folder: &Path) -> Result<Flock<File>> {
+    let fresh = folder.join("owner.new");
+    let file = fs_err::File::create(&fresh)?.into_file();
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, e)| e)
+        .context("failed to lock a new file")?;
+    fs_err::rename(&fresh, folder.join(OWNER))?;
+    Ok(lock)
+}
+
+/// Removes what boots left behind that were killed without a chance to clean up.
+fn sweep(temp: &Path) -> Result<()> {
+    for entry in fs_err::read_dir(temp)? {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        // Another user's folder, or one being made or removed right now, is not ours to judge.
+        let Ok(file) = fs_err::File::open(entry.path().join(OWNER)) else { continue };
+        if Flock::lock(file.into_file(), FlockArg::LockExclusiveNonblock).is_ok() {
+            match fs_err::remove_dir_all(entry.path()) {
+                // Another builder swept it at the same time.
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A copy-on-write layer of the plan's size; the image below is opened read-only.
@@ -94,6 +137,21 @@ pub fn digest_of(path: &Path) -> Result<Digest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_folder_whose_boot_is_gone_is_swept() {
+        let temp = tempfile::tempdir().unwrap();
+        let made = ["node-boot-dead", "node-boot-live", "node-boot-new", "other"].map(|name| {
+            let path = temp.path().join(name);
+            fs_err::create_dir(&path).unwrap();
+            path
+        });
+        drop(own(&made[0]).unwrap());
+        let _live = own(&made[1]).unwrap();
+        fs_err::write(made[3].join(OWNER), "").unwrap();
+        sweep(temp.path()).unwrap();
+        assert_eq!(made.map(|path| path.exists()), [false, true, true, true]);
+    }
 
     #[test]
     fn the_digest_of_a_file_is_that_of_its_bytes() {

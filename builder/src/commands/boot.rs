@@ -10,10 +10,11 @@ use node::join::Join;
 use node::values::Size;
 
 use super::Context;
+use crate::boot::inject::{Credential, replace_file};
 use crate::boot::plan::mac_of;
 use crate::boot::server::Server;
 use crate::boot::{self, BootPlan, NodeIdentity, Seed, Tools};
-use crate::cli::{BootArgs, Expect, Firmware};
+use crate::cli::{self, BootArgs, Expect, Firmware};
 use crate::config::{NodeSpec, Project};
 use crate::image::Manifest;
 use crate::image::tools::Tools as ToolsTree;
@@ -149,9 +150,22 @@ fn plan(
         timeout: args.timeout,
         console_log: image.with_extension("console.log"),
         tools: Tools::from_path()?,
-        seed: Seed::NoCloud,
-        credentials: Vec::new(),
+        seed: match args.seed {
+            cli::Seed::Good => Seed::NoCloud,
+            cli::Seed::Missing => Seed::Missing,
+            cli::Seed::Broken => Seed::Broken,
+        },
+        credentials: credentials(args)?,
     })
+}
+
+/// What a test lays over the guest's files.
+fn credentials(args: &BootArgs) -> Result<Vec<Credential>> {
+    let mut all = Vec::new();
+    for (target, file) in &args.replace {
+        all.extend(replace_file(target, &fs::read(file)?));
+    }
+    Ok(all)
 }
 
 /// qemu-img and xorriso come from the tree the image was made with; QEMU is the host's.

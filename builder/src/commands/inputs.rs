@@ -8,7 +8,8 @@ use super::Context;
 use crate::cli::SourceArgs;
 use crate::config::{Profile, Project};
 use crate::fetch::{Options, fetch_artifacts, fetch_base};
-use crate::image::{Plan, plan};
+use crate::image::Plan;
+use crate::image::plan::Requests;
 use crate::lock::Lock;
 use crate::lock::apt::SetRequest;
 use crate::lock::mirror::Mirrors;
@@ -70,12 +71,11 @@ impl<'a> Sources<'a> {
         for (name, path) in self.artifacts.iter().filter(|(name, _)| name != FIRSTBOOT) {
             check_artifact(&self.lock, &self.store, name, path)?;
         }
-        let [base, tools] = plan::requests(project, &plan.profile)?;
-        for (set, request) in [(&plan.tools, tools), (&plan.base, base)] {
+        for request in Requests::of(project, &plan.profile)?.all() {
+            let set = self.lock.base(&request)?;
             fetch_base(&self.store, set, &request, &self.mirrors, &ctx.ui, &self.fetch)?;
         }
-        let mut names = vec![plan::K3S];
-        names.extend(plan.images.iter().map(|_| plan::IMAGES));
+        let names: Vec<&str> = plan.artifacts().map(|a| a.name.as_str()).collect();
         fetch_artifacts(&self.store, &self.lock, &names, &ctx.ui, &self.fetch)?;
         Ok(())
     }
@@ -118,7 +118,7 @@ pub fn mirrors(source: &SourceArgs) -> Result<Mirrors> {
 pub fn all_requests(project: &Project) -> Result<Vec<SetRequest>> {
     let mut all: Vec<SetRequest> = Vec::new();
     for profile in project.profiles.values() {
-        for request in plan::requests(project, profile)? {
+        for request in Requests::of(project, profile)?.all() {
             if all.iter().all(|r| r.name != request.name) {
                 all.push(request);
             }

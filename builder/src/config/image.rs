@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::common::{text, texts, trees, with_reasons};
 use super::document::{At, Document};
 use super::problem::{Problems, suggest};
-use super::raw_image::{Distribution, RawEsp, RawImage, Variant};
+use super::raw_image::{Distribution, RawEsp, RawImage};
 use super::syntax;
 
 /// A base operating system as `images/NAME.toml` gives it.
@@ -30,8 +30,6 @@ pub struct Image {
     pub security_suite: Option<String>,
     /// The archive's keyring on the build host.
     pub keyring: String,
-    /// mmdebstrap's variant.
-    pub variant: String,
     /// The kernel's package.
     pub kernel: String,
     /// Packages and their reasons.
@@ -76,7 +74,6 @@ pub fn check(
     problems: &mut Problems,
 ) -> Option<Image> {
     let distribution = doc.need(None, "distribution", raw.distribution.as_ref(), problems);
-    let variant = doc.need(None, "variant", raw.variant.as_ref(), problems);
     let components = doc.need(None, "components", raw.components.as_ref(), problems);
     let suites = doc.need(None, "suites", raw.suites.as_ref(), problems);
     let packages = doc.need(None, "packages", raw.packages.as_ref(), problems);
@@ -102,7 +99,6 @@ pub fn check(
         esp: esp?,
         source_date_epoch: epoch?,
         distribution: distribution_name(*distribution?.get()).to_owned(),
-        variant: variant_name(*variant?.get()).to_owned(),
         version: version?,
         suite: suite?,
         keyring: keyring?,
@@ -175,12 +171,5 @@ const fn distribution_name(distribution: Distribution) -> &'static str {
     match distribution {
         Distribution::Debian => "debian",
         Distribution::Ubuntu => "ubuntu",
-    }
-}
-
-const fn variant_name(variant: Variant) -> &'static str {
-    match variant {
-        Variant::Apt => "apt",
-        Variant::Minbase => "minbase",
     }
 }

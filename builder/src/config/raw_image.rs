@@ -30,9 +30,6 @@ pub struct RawImage {
     /// Keyring on the build host that the archive is verified with.
     #[schemars(required)]
     pub keyring: Option<At<String>>,
-    /// mmdebstrap's variant: which packages come without being named.
-    #[schemars(required)]
-    pub variant: Option<At<Variant>>,
     /// The kernel's package.
     #[schemars(required)]
     pub kernel: Option<At<String>>,
@@ -68,16 +65,6 @@ pub enum Distribution {
     Debian,
     /// Ubuntu.
     Ubuntu,
-}
-
-/// mmdebstrap's variants that leave a bootable system small enough.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Variant {
-    /// Essential packages and apt, nothing else.
-    Apt,
-    /// Essential packages, those of priority required, and apt.
-    Minbase,
 }
 
 /// Files of packages to leave out: dpkg's `path-exclude` and `path-include`.

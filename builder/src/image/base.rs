@@ -18,7 +18,7 @@ use super::tarball;
 use crate::config::Image;
 use crate::fetch::make_pool;
 use crate::lock::BaseSet;
-use crate::store::Store;
+use crate::store::{Store, remove_tree};
 use crate::ui::Ui;
 
 /// Version of this stage's code.
@@ -197,7 +197,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0); // litter at worst: the next build sweeps it
+        let _ = remove_tree(&self.0); // litter at worst: the next build sweeps it
     }
 }
 
@@ -218,7 +218,7 @@ fn sweep(parent: &Path) {
         let pid =
             name.to_string_lossy().strip_prefix(SCRATCH_PREFIX).and_then(|p| p.parse::<i32>().ok());
         if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            let _ = fs::remove_dir_all(entry.path()); // another user's litter is not ours to remove
+            let _ = remove_tree(&entry.path()); // another user's litter is not ours to remove
         }
     }
 }

@@ -9,10 +9,12 @@ use fs_err as fs;
 use node::command::Run;
 use node::values::Digest;
 
+use super::helm;
 use super::key::Key;
+use super::plan::Plan;
 use super::scan::{self, Scan};
 use super::tarball::{Content, Entry, Tarball};
-use crate::lock::Artifact;
+use crate::lock::{Artifact, ArtifactKind};
 use crate::store::Store;
 
 /// Version of this stage's code.
@@ -22,6 +24,9 @@ const DATA_DIR: &str = "var/lib/rancher/k3s";
 /// Programs that are K3s under another name.
 const ALIASES: [&str; 3] = ["kubectl", "crictl", "ctr"];
 const BINARY: &str = "usr/local/bin/k3s";
+const HELM: &str = "usr/local/bin/helm";
+/// Where K3s looks for container images.
+const IMAGES_DIR: &str = "var/lib/rancher/k3s/agent/images";
 
 /// Key of the unpacked data directory.
 pub fn key(k3s: &Artifact) -> Digest {
@@ -46,7 +51,7 @@ pub fn unpack(store: &Store, k3s: &Artifact, dest: &Path) -> Result<()> {
     let current = data_dir.join("data/current/bin");
     ensure!(current.is_dir(), "K3s {} ran but unpacked nothing", k3s.version);
     fs::remove_file(&binary)?;
-    let scan = scan::tarball(&entries(store, k3s, None, dest)?)?;
+    let scan = scan::tarball(&entries(store, k3s, dest)?)?;
     fs::write(dest.join("scan.json"), serde_json::to_vec(&scan)?)?;
     Ok(())
 }
@@ -59,16 +64,31 @@ pub fn scanned(stage: &Path) -> Result<Scan> {
     Ok(serde_json::from_slice(&fs::read(stage.join("scan.json"))?)?)
 }
 
-/// The entries of K3s in the image, from the stage output `stage`.
+/// Everything large in the image beside the base: K3s from the stage output `stage`, its container
+/// images, and Helm.
 ///
 /// # Errors
-/// The unpacked data directory cannot be read.
-pub fn entries(
-    store: &Store,
-    k3s: &Artifact,
-    images: Option<&Artifact>,
-    stage: &Path,
-) -> Result<Tarball> {
+/// A file cannot be read, or Helm's archive has no program in it.
+pub fn payload(store: &Store, plan: &Plan, stage: &Path) -> Result<Tarball> {
+    let mut tarball = entries(store, &plan.k3s, stage)?;
+    if let Some(images) = &plan.images {
+        let path = store.object(&images.sha256);
+        let name = format!("{IMAGES_DIR}/{}.{}", images.name, archive_suffix(&path)?);
+        tarball.add(&name, Entry::File(Content::File(path), 0o644))?;
+    }
+    if let Some(helm) = &plan.helm {
+        let path = store.object(&helm.sha256);
+        let content = match helm.kind {
+            ArtifactKind::Archive => Content::Bytes(helm::program(&path)?),
+            _ => Content::File(path),
+        };
+        tarball.add(HELM, Entry::File(content, 0o755))?;
+    }
+    Ok(tarball)
+}
+
+/// The entries of K3s itself.
+fn entries(store: &Store, k3s: &Artifact, stage: &Path) -> Result<Tarball> {
     let mut tarball = Tarball::default();
     tarball.add(BINARY, Entry::File(Content::File(store.object(&k3s.sha256)), 0o755))?;
     for alias in ALIASES {
@@ -77,16 +97,10 @@ pub fn entries(
     let data = stage.join("data-dir/data");
     // K3s' lock file is left behind: it holds nothing and would differ by who made it.
     add_tree(&mut tarball, &stage.join("data-dir"), &data, DATA_DIR, ".lock")?;
-    let folder = format!("{DATA_DIR}/agent/images");
-    if let Some(images) = images {
-        let path = store.object(&images.sha256);
-        let name = format!("{folder}/{}.{}", images.name, archive_suffix(&path)?);
-        tarball.add(&name, Entry::File(Content::File(path), 0o644))?;
-    }
     // An empty cache file turns on conditional import; K3s opens it but never creates it. The
     // barrier sorts last: K3s' wait for the import does not cover the last file.
-    tarball.file(&format!("{folder}/.cache.json"), "", 0o644)?;
-    tarball.file(&format!("{folder}/zz-barrier.txt"), "", 0o644)?;
+    tarball.file(&format!("{IMAGES_DIR}/.cache.json"), "", 0o644)?;
+    tarball.file(&format!("{IMAGES_DIR}/zz-barrier.txt"), "", 0o644)?;
     Ok(tarball)
 }
 

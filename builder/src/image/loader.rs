@@ -48,17 +48,20 @@ fn finder() -> String {
 ///
 /// # Errors
 /// Never in practice (see [`Key::json`]).
-pub fn key(tools: &Digest, image: &Image) -> Result<Digest> {
-    let key = Key::of("loader", VERSION).digest("tools", tools).with("finder", finder());
+pub fn key(tools: &Digest, signed: &Digest, image: &Image) -> Result<Digest> {
+    let key = Key::of("loader", VERSION)
+        .digest("tools", tools)
+        .digest("signed", signed)
+        .with("finder", finder());
     let epoch = image.source_date_epoch.to_string();
     Ok(key.json("modules", &MODULES)?.json("esp", &image.esp)?.with("epoch", epoch).finish())
 }
 
-/// Makes `core.img`, `boot.img` and `esp.img` in `dest`.
+/// Makes `core.img`, `boot.img` and `esp.img` in `dest`; shim and GRUB for UEFI come from `signed`.
 ///
 /// # Errors
 /// A program or file of the tools tree is missing or fails.
-pub fn make(tools: &Tools, image: &Image, dest: &Path) -> Result<()> {
+pub fn make(tools: &Tools, signed: &Tools, image: &Image, dest: &Path) -> Result<()> {
     let early = dest.join("early.cfg");
     fs::write(&early, finder())?;
     let pc = tools.file("usr/lib/grub/i386-pc");
@@ -66,12 +69,12 @@ pub fn make(tools: &Tools, image: &Image, dest: &Path) -> Result<()> {
     mkimage.args(["-O", "i386-pc", "-p", "/boot/grub", "-d"]).arg(&pc).arg("-c").arg(&early);
     mkimage.arg("-o").arg(dest.join("core.img")).args(MODULES).run()?;
     fs::copy(pc.join("boot.img"), dest.join("boot.img"))?;
-    make_esp(tools, image, dest)?;
+    make_esp(tools, signed, image, dest)?;
     fs::remove_file(&early)?;
     Ok(())
 }
 
-fn make_esp(tools: &Tools, image: &Image, dest: &Path) -> Result<()> {
+fn make_esp(tools: &Tools, signed: &Tools, image: &Image, dest: &Path) -> Result<()> {
     let esp = dest.join("esp.img");
     fs::File::create(&esp)?.set_len(ESP_BYTES)?;
     let mut mkfs = tools.command("usr/sbin/mkfs.fat");
@@ -83,8 +86,8 @@ fn make_esp(tools: &Tools, image: &Image, dest: &Path) -> Result<()> {
     let vendor = format!("::/EFI/{}", image.esp.vendor_dir);
     mtools(tools, image, "mmd", &esp)?.args(["::/EFI", "::/EFI/BOOT", &vendor]).run()?;
     let files = [
-        (tools.file(&image.esp.shim), "::/EFI/BOOT/BOOTX64.EFI".to_owned()),
-        (tools.file(&image.esp.grub), "::/EFI/BOOT/grubx64.efi".to_owned()),
+        (signed.file(&image.esp.shim), "::/EFI/BOOT/BOOTX64.EFI".to_owned()),
+        (signed.file(&image.esp.grub), "::/EFI/BOOT/grubx64.efi".to_owned()),
         (config.clone(), format!("{vendor}/grub.cfg")),
     ];
     for (from, to) in files {

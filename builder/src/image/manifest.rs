@@ -171,10 +171,7 @@ pub fn inputs(plan: &Plan) -> BTreeMap<String, Input> {
         source: Some(a.source.clone()),
     };
     let own = |sha256| Input { version: None, sha256, source: None };
-    let mut all: BTreeMap<_, _> = std::iter::once(&plan.k3s)
-        .chain(&plan.images)
-        .map(|a| (a.name.clone(), artifact(a)))
-        .collect();
+    let mut all: BTreeMap<_, _> = plan.artifacts().map(|a| (a.name.clone(), artifact(a))).collect();
     all.insert("firstboot".to_owned(), own(plan.firstboot.1));
     all.insert("trees".to_owned(), own(plan.trees.digest()));
     all.insert(format!("packages {}", plan.base.name), own(plan.base.digest()));
@@ -201,7 +198,7 @@ pub fn sbom(plan: &Plan) -> Value {
             "hashes": [{"alg": "SHA-256", "content": a.sha256}],
         })
     };
-    let artifacts = std::iter::once(&plan.k3s).chain(&plan.images).map(artifact);
+    let artifacts = plan.artifacts().map(artifact);
     let components: Vec<_> = artifacts.chain(plan.base.packages.iter().map(package)).collect();
     json!({
         "bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1,

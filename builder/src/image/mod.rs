@@ -4,6 +4,7 @@
 pub mod assemble;
 pub mod base;
 pub mod facts;
+pub mod helm;
 pub mod k3s;
 pub mod key;
 pub mod loader;
@@ -25,6 +26,7 @@ use node::values::Digest;
 pub use manifest::{Manifest, Paths};
 pub use plan::Plan;
 
+use crate::fetch::pool_stage;
 use crate::store::Store;
 use crate::ui::{Ui, since};
 use tools::Tools;
@@ -40,7 +42,7 @@ struct Stage {
 
 /// The order: tools first, as the boot loader needs its programs; the rest could go in any order,
 /// and the disk (see [`Build::image`]) needs all.
-const STAGES: [Stage; 4] = [
+const STAGES: [Stage; 5] = [
     Stage {
         name: "tools",
         what: "unpack the programs that make the image",
@@ -49,11 +51,18 @@ const STAGES: [Stage; 4] = [
         make: |b, dest| tools::unpack(b.store, &b.plan.tools, dest),
     },
     Stage {
+        name: "tools",
+        what: "unpack the distribution's signed boot loaders",
+        key: |p| p.keys.signed,
+        inputs: |p| vec![("packages".to_owned(), p.signed.digest())],
+        make: |b, dest| tools::unpack(b.store, &b.plan.signed, dest),
+    },
+    Stage {
         name: "loader",
         what: "make the boot loader for BIOS and UEFI",
         key: |p| p.keys.loader,
         inputs: |p| vec![("tools".to_owned(), p.keys.tools)],
-        make: |b, dest| loader::make(&b.tools(), &b.plan.image, dest),
+        make: |b, dest| loader::make(&b.tools(), &b.signed(), &b.plan.image, dest),
     },
     Stage {
         name: "base",
@@ -85,6 +94,10 @@ pub struct Build<'a> {
 impl Build<'_> {
     fn tools(&self) -> Tools {
         Tools::new(&self.store.stage("tools", &self.plan.keys.tools))
+    }
+
+    fn signed(&self) -> Tools {
+        Tools::new(&self.store.stage("tools", &self.plan.keys.signed))
     }
 
     /// Builds into `out`, or finds the image there already. Whatever stops it, `out` never holds
@@ -166,7 +179,7 @@ impl Build<'_> {
         let config = plan.facts.node_config(&plan.id, &plan.cluster);
         overlay::add_own(&mut overlay, &plan.firstboot.0, &config, &identity)?;
         let scan = scan::tarball(&overlay)?.plus(facts.scan).plus(k3s::scanned(&k3s_stage)?);
-        let payload = k3s::entries(self.store, &plan.k3s, plan.images.as_ref(), &k3s_stage)?;
+        let payload = k3s::payload(self.store, plan, &k3s_stage)?;
         let parts = assemble::Parts {
             tools: &self.tools(),
             base: &base,
@@ -191,10 +204,13 @@ impl Build<'_> {
     /// Tells the store what this image uses, so that garbage collection keeps it.
     fn record(&self) -> Result<()> {
         let plan = self.plan;
-        let packages = plan.base.packages.iter().chain(&plan.tools.packages).map(|p| p.sha256);
-        let artifacts = std::iter::once(&plan.k3s).chain(&plan.images).map(|a| a.sha256);
+        let sets = [&plan.base, &plan.tools, &plan.signed];
+        let packages = sets.into_iter().flat_map(|s| &s.packages).map(|p| p.sha256);
+        let artifacts = plan.artifacts().map(|a| a.sha256);
         let objects: Vec<Digest> = packages.chain(artifacts).collect();
-        let stages: Vec<_> = STAGES.iter().map(|s| (s.name.to_owned(), (s.key)(plan))).collect();
+        let mut stages: Vec<_> =
+            STAGES.iter().map(|s| (s.name.to_owned(), (s.key)(plan))).collect();
+        stages.push(pool_stage(&plan.base));
         self.store.record_use(&plan.id.to_string(), &objects, &stages)
     }
 }

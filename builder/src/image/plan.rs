@@ -27,11 +27,16 @@ pub const K3S: &str = "k3s";
 /// Container images for K3s; an image without them pulls from the network.
 pub const IMAGES: &str = "k3s-airgap-images";
 
+/// Helm, which applies the bundle; an image without it cannot apply one.
+pub const HELM: &str = "helm";
+
 /// Keys of all stages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keys {
     /// Unpacked tools.
     pub tools: Digest,
+    /// Unpacked packages with the signed boot loaders; often the tools again.
+    pub signed: Digest,
     /// Base root file system.
     pub base: Digest,
     /// K3s' unpacked data directory.
@@ -61,35 +66,64 @@ pub struct Plan {
     pub base: BaseSet,
     /// Exact packages of the tools tree.
     pub tools: BaseSet,
+    /// Exact packages the signed boot loaders come from; the tools tree's own for most images.
+    pub signed: BaseSet,
     /// Packages asked for by name, the kernel among them.
     pub names: Vec<String>,
     /// K3s.
     pub k3s: Artifact,
     /// Its container images.
     pub images: Option<Artifact>,
+    /// Helm.
+    pub helm: Option<Artifact>,
     /// The overlay's files.
     pub trees: Trees,
     /// The static firstboot program and its digest.
     pub firstboot: (PathBuf, Digest),
 }
 
-/// The package sets a profile's image needs in the lock: its base and its tools.
-///
-/// # Errors
-/// The profile's image does not exist.
-pub fn requests(project: &Project, profile: &Profile) -> Result<[SetRequest; 2]> {
-    let image = image_of(project, profile)?;
-    let extra =
-        if profile.packages.is_empty() { String::new() } else { format!("+{}", profile.name) };
-    let base =
-        request(image, format!("{}{extra}", image.name), package_names(image, profile), true);
-    let tools = request(
-        image,
-        format!("{}-tools", image.name),
-        image.tools.keys().cloned().collect(),
-        false,
-    );
-    Ok([base, tools])
+/// The package sets a profile's image needs in the lock.
+#[derive(Debug)]
+pub struct Requests {
+    /// The base system.
+    pub base: SetRequest,
+    /// Programs that make the disk.
+    pub tools: SetRequest,
+    /// The distribution's signed boot loaders. An image whose own programs are too old to make its
+    /// disk (`disk_tools`) takes only these from its own distribution.
+    pub signed: SetRequest,
+}
+
+impl Requests {
+    /// Those of `profile`.
+    ///
+    /// # Errors
+    /// The profile's image does not exist.
+    pub fn of(project: &Project, profile: &Profile) -> Result<Self> {
+        let image = image_of(project, profile)?;
+        let extra =
+            if profile.packages.is_empty() { String::new() } else { format!("+{}", profile.name) };
+        let tools = |image: &Image| {
+            let packages = image.tools.keys().cloned().collect();
+            request(image, format!("{}-tools", image.name), packages, false)
+        };
+        let disk = project.images.get(&image.disk_tools).unwrap_or(image);
+        let name = format!("{}{extra}", image.name);
+        Ok(Self {
+            base: request(image, name, package_names(image, profile), true),
+            tools: tools(disk),
+            signed: tools(image),
+        })
+    }
+
+    /// All of them, each once.
+    pub fn all(self) -> Vec<SetRequest> {
+        let mut all = vec![self.base, self.tools];
+        if self.signed.name != all[1].name {
+            all.push(self.signed);
+        }
+        all
+    }
 }
 
 fn request(image: &Image, name: String, packages: Vec<String>, essential: bool) -> SetRequest {
@@ -132,6 +166,11 @@ fn package_names(image: &Image, profile: &Profile) -> Vec<String> {
 }
 
 impl Plan {
+    /// The released files that go in.
+    pub fn artifacts(&self) -> impl Iterator<Item = &Artifact> {
+        std::iter::once(&self.k3s).chain(&self.images).chain(&self.helm)
+    }
+
     /// Decides the build of `profile` from the project and `lock`.
     ///
     /// # Errors
@@ -143,18 +182,21 @@ impl Plan {
         firstboot: &Path,
     ) -> Result<Self> {
         let image = image_of(project, profile)?;
-        let [base_request, tools_request] = requests(project, profile)?;
-        let base = lock.base(&base_request)?.clone();
-        let tools = lock.base(&tools_request)?.clone();
+        let requests = Requests::of(project, profile)?;
+        let base = lock.base(&requests.base)?.clone();
+        let tools = lock.base(&requests.tools)?.clone();
+        let signed = lock.base(&requests.signed)?.clone();
         let k3s = lock.artifact(K3S)?.clone();
         let images = lock.artifacts.get(IMAGES).cloned();
+        let helm = lock.artifacts.get(HELM).cloned();
         let trees = Trees::read(&project.root, &tree_names(image, profile))?;
         let (digest, _) = hash_file(firstboot)?;
         let mut facts = Facts::new(image, profile, &project.cluster, nodes(project));
         facts.k3s_version.clone_from(&k3s.version);
-        facts.standin = k3s.standin || images.as_ref().is_some_and(|i| i.standin);
-        let mut keys = stage_keys(image, &base, &tools, &k3s)?;
-        keys.image = image_key(&keys, images.as_ref(), &facts, &trees, &digest)?;
+        facts.standin =
+            [Some(&k3s), images.as_ref(), helm.as_ref()].into_iter().flatten().any(|a| a.standin);
+        let mut keys = stage_keys(image, &base, [&tools, &signed], &k3s)?;
+        keys.image = image_key(&keys, [images.as_ref(), helm.as_ref()], &facts, &trees, &digest)?;
         Ok(Self {
             id: ImageId::new(profile.name.clone(), &keys.image, facts.standin),
             keys,
@@ -164,9 +206,11 @@ impl Plan {
             facts,
             base,
             tools,
-            names: base_request.packages,
+            signed,
+            names: requests.base.packages,
             k3s,
             images,
+            helm,
             trees,
             firstboot: (firstboot.to_owned(), digest),
         })
@@ -186,27 +230,29 @@ fn nodes(project: &Project) -> Vec<NodeFact> {
     project.cluster.nodes.iter().filter_map(fact).collect()
 }
 
-fn stage_keys(image: &Image, base: &BaseSet, tools: &BaseSet, k3s: &Artifact) -> Result<Keys> {
-    let tools = tools::key(tools);
+fn stage_keys(image: &Image, base: &BaseSet, tools: [&BaseSet; 2], k3s: &Artifact) -> Result<Keys> {
+    let [tools, signed] = tools.map(tools::key);
     Ok(Keys {
         tools,
+        signed,
         base: base::key(base, image)?,
         k3s: k3s::key(k3s),
-        loader: loader::key(&tools, image)?,
+        loader: loader::key(&tools, &signed, image)?,
         image: tools, // known last: see image_key
     })
 }
 
 fn image_key(
     keys: &Keys,
-    images: Option<&Artifact>,
+    optional: [Option<&Artifact>; 2],
     facts: &Facts,
     trees: &Trees,
     firstboot: &Digest,
 ) -> Result<Digest> {
     let key = Key::of("image", VERSION).digest("tools", &keys.tools).digest("base", &keys.base);
     let key = key.digest("k3s", &keys.k3s).digest("loader", &keys.loader);
-    let key = key.json("images", &images.map(|i| (&i.name, i.sha256)))?.json("facts", facts)?;
+    let optional = optional.map(|a| a.map(|a| (&a.name, a.sha256)));
+    let key = key.json("artifacts", &optional)?.json("facts", facts)?;
     let key = key.digest("trees", &trees.digest()).digest("firstboot", firstboot);
     Ok(key.with("mke2fs.conf", ext4::MKE2FS_CONF).with("scan", scan::VERSION).finish())
 }

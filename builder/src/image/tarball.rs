@@ -110,7 +110,7 @@ fn append<W: Write>(
     header.set_mtime(u64::try_from(epoch).context("a time before 1970")?);
     header.set_uid(0);
     header.set_gid(0);
-    let name = format!("./{path}");
+    let name = path;
     let done = match entry {
         Entry::Folder(mode) => {
             header.set_entry_type(tar::EntryType::Directory);
@@ -126,7 +126,7 @@ fn append<W: Write>(
         }
         Entry::File(content, mode) => {
             header.set_mode(*mode);
-            return append_file(tar, header, &name, content);
+            return append_file(tar, header, name, content);
         }
     };
     done.with_context(|| format!("failed to add {path} to a tar"))
@@ -201,12 +201,9 @@ mod tests {
         b.file("usr/lib/x", "1", 0o644).unwrap();
         let none = BTreeSet::new();
         assert_eq!(bytes(&a, &none), bytes(&b, &none));
-        assert_eq!(
-            names(&bytes(&a, &none)),
-            ["./etc/", "./etc/y", "./usr/", "./usr/lib/", "./usr/lib/x"]
-        );
+        assert_eq!(names(&bytes(&a, &none)), ["etc/", "etc/y", "usr/", "usr/lib/", "usr/lib/x"]);
         let existing = ["etc", "usr"].map(str::to_owned).into();
-        assert_eq!(names(&bytes(&a, &existing)), ["./etc/y", "./usr/lib/", "./usr/lib/x"]);
+        assert_eq!(names(&bytes(&a, &existing)), ["etc/y", "usr/lib/", "usr/lib/x"]);
     }
 
     #[test]

@@ -169,7 +169,7 @@ Acquire::ForceHash "SHA256";
                 arch: arch.to_owned(),
                 version: percent_decode(version)?,
                 mirror: mirror.to_owned(),
-                path: percent_decode(path)?,
+                path,
                 size: size.parse().ok()?,
                 sha256: hash.strip_prefix("SHA256:")?.parse().ok()?,
             })
@@ -180,8 +180,10 @@ Acquire::ForceHash "SHA256";
     /// Which mirror a URI is on, and the path below it. The longest fitting address wins, and
     /// of equal ones (Ubuntu's archives may share one) the first, the main archive: what its
     /// security archive has it has too, but not the reverse.
-    fn locate<'u>(&self, uri: &'u str) -> Option<(&str, &'u str)> {
-        let under = |base: &str| uri.strip_prefix(base)?.strip_prefix('/');
+    fn locate(&self, uri: &str) -> Option<(&str, String)> {
+        let uri = plain(uri)?;
+        let under =
+            |base: &str| Some(uri.strip_prefix(&plain(base)?)?.strip_prefix('/')?.to_owned());
         self.addresses
             .iter()
             .filter_map(|(name, base)| Some((base.len(), name.as_str(), under(base)?)))
@@ -253,6 +255,12 @@ fn host_proxy() -> String {
     text.lines().filter(proxy).fold(String::new(), |all, line| all + line + "\n")
 }
 
+/// An address in one spelling: apt writes `file:/x` for `file:///x`, and encodes some characters.
+fn plain(uri: &str) -> Option<String> {
+    let rest = uri.strip_prefix("file://").or_else(|| uri.strip_prefix("file:"));
+    percent_decode(rest.unwrap_or(uri))
+}
+
 fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -293,7 +301,10 @@ mod tests {
         assert_eq!((package.mirror.as_str(), package.version.as_str()), ("sec", "1:2.41~rc1"));
         assert_eq!(package.path, "pool/b/bsdutils_2.41~rc1_amd64.deb");
         assert_eq!(package.file_name(), "bsdutils_1%3a2.41~rc1_amd64.deb");
-        assert_eq!(apt.locate("http://m.test/debian/pool/x"), Some(("debian", "pool/x")));
+        assert_eq!(
+            apt.locate("http://m.test/debian/pool/x"),
+            Some(("debian", "pool/x".to_owned()))
+        );
         for bad in ["", "'x' y", "'http://other.test/a_1_all.deb' a_1_all.deb 1 SHA256:00"] {
             assert!(apt.package(bad).unwrap_err().to_string().contains("apt's answer"));
         }

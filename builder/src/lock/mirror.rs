@@ -66,6 +66,9 @@ impl HostSource {
 /// No `/` at the end; a folder becomes an absolute `file:` URL.
 fn normal(uri: &str) -> Result<String> {
     let uri = uri.trim_end_matches('/');
+    if uri.contains(char::is_whitespace) {
+        bail!("mirror `{uri}`: apt's sources cannot hold an address with spaces");
+    }
     if uri.contains("://") {
         return Ok(uri.to_owned());
     }

@@ -8,6 +8,8 @@
 pub mod apt;
 mod diff;
 pub mod mirror;
+#[cfg(test)]
+mod mirror_tests;
 mod parse;
 mod request;
 pub mod standin;

@@ -81,13 +81,15 @@ impl Store {
     /// Copies `path` in; returns its digest and its size in bytes.
     pub fn add_file(&self, path: &Path) -> Result<(Digest, u64)> {
         let mut from = fs::File::open(path)?;
-        let mut temp = tempfile::NamedTempFile::new_in(self.root.join("tmp"))
-            .context("failed to make a file in the cache")?;
-        let (digest, size) = copy_hashed(&mut from, temp.as_file_mut())
+        // In a folder that is ours: a lone file would be litter to the sweep of another builder.
+        let work = self.temp_dir("add")?;
+        let temp = work.path().join("file");
+        let mut to = fs::File::create(&temp)?;
+        let (digest, size) = copy_hashed(&mut from, &mut to)
             .with_context(|| format!("failed to copy {} into the cache", path.display()))?;
         if !self.has(&digest) {
-            temp.as_file().sync_all()?;
-            self.adopt(temp.path(), &digest)?;
+            to.sync_all()?;
+            self.adopt(&temp, &digest)?;
         }
         Ok((digest, size))
     }

@@ -64,7 +64,10 @@ pub(super) fn sweep(tmp: &Path) -> Result<()> {
     for entry in fs::read_dir(tmp)? {
         let path = entry?.path();
         if path.file_name().is_some_and(|name| name != ".lock") && is_litter(&path) {
-            remove_tree(&path)?;
+            // What cannot be removed costs space, but stops no build.
+            if let Err(error) = remove_tree(&path) {
+                log::warn!("{error:#}");
+            }
         }
     }
     Ok(())
