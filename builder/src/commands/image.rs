@@ -10,7 +10,7 @@ use super::Context;
 use super::inputs::Sources;
 use crate::cli::ImageArgs;
 use crate::config::Project;
-use crate::image::{Build, Manifest, Plan};
+use crate::image::{Build, Manifest, Plan, preflight};
 use crate::ui::since;
 
 /// `builder image`.
@@ -30,6 +30,7 @@ pub fn run(ctx: &Context, args: &ImageArgs) -> Result<ExitCode> {
             continue;
         }
         let start = Instant::now();
+        preflight::build()?;
         sources.fetch(ctx, &project, &plan)?;
         let build = Build { plan: &plan, store: &sources.store, ui: &ctx.ui };
         let manifest = build

@@ -7,8 +7,8 @@ use anyhow::Result;
 use super::Context;
 use super::inputs::Sources;
 use crate::cli::VerifyArgs;
-use crate::image::Manifest;
 use crate::image::verify::verify;
+use crate::image::{Manifest, preflight};
 
 /// `builder verify`.
 ///
@@ -20,6 +20,7 @@ pub fn run(ctx: &Context, args: &VerifyArgs) -> Result<ExitCode> {
     let manifest = Manifest::beside(&args.image)?;
     let sources = Sources::new(&ctx.root()?.join(&args.lock), &args.artifacts, &args.source)?;
     let plan = sources.plan(&project, project.profile(&manifest.profile)?)?;
+    preflight::build()?;
     sources.fetch(ctx, &project, &plan)?;
     let result = verify(&args.image, &plan, &sources.store, &ctx.ui)?;
     if ctx.json {

@@ -2,7 +2,7 @@
 //! over the network, as an ordinary user where subordinate ids allow it.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,19 +14,17 @@ use serde::{Deserialize, Serialize};
 use super::key::Key;
 use super::plan::Plan;
 use super::scan::{self, Scan};
+use super::scratch::Scratch;
 use super::tarball;
 use crate::config::Image;
 use crate::fetch::make_pool;
 use crate::lock::BaseSet;
-use crate::store::{Store, remove_tree};
+use crate::store::Store;
 use crate::ui::Ui;
 
 /// Version of this stage's code.
 const VERSION: u32 = 1;
 const CLEAN_HOOK: &str = include_str!("clean-hook.sh");
-/// Free bytes of memory-backed scratch space under which the disk is used instead: the tree and
-/// its packages take 0.6 GB.
-const SCRATCH_FLOOR: u64 = 2 << 30;
 
 /// Files of the stage's output.
 pub const TAR: &str = "root.tar";
@@ -78,10 +76,10 @@ pub fn key(set: &BaseSet, image: &Image) -> Result<Digest> {
 pub fn make(store: &Store, plan: &Plan, ui: &Ui, dest: &Path) -> Result<()> {
     let (set, image) = (&plan.base, &plan.image);
     let scratch = Scratch::new()?;
-    let pool = scratch.0.join("pool");
+    let pool = scratch.path().join("pool");
     make_pool(store, set, &image.suite, &pool, ui)?;
     let tar = dest.join(TAR);
-    run_mmdebstrap(&scratch.0, &pool, &plan.names, image, &tar)?;
+    run_mmdebstrap(scratch.path(), &pool, &plan.names, image, &tar)?;
     let facts = inspect(&tar, set)?;
     fs::write(dest.join(FACTS), serde_json::to_vec(&facts)?)?;
     Ok(())
@@ -174,53 +172,6 @@ fn compare(installed: &BTreeSet<String>, set: &BaseSet) -> Result<()> {
 
 fn or_none(text: String) -> String {
     if text.is_empty() { "none".to_owned() } else { text }
-}
-
-/// A folder for mmdebstrap that its mapped users can reach too, so not below the cache in a
-/// private home; in memory where there is room. Named by process, so that a later build can
-/// remove what a killed one left.
-struct Scratch(PathBuf);
-
-const SCRATCH_PREFIX: &str = "node-image-builder.";
-
-impl Scratch {
-    fn new() -> Result<Self> {
-        let parent = scratch_parent();
-        sweep(&parent);
-        let path = parent.join(format!("{SCRATCH_PREFIX}{}", std::process::id()));
-        fs::create_dir(&path)?;
-        let everyone = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(&path, everyone)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = remove_tree(&self.0); // litter at worst: the next build sweeps it
-    }
-}
-
-fn scratch_parent() -> PathBuf {
-    let memory = Path::new("/dev/shm");
-    let free =
-        nix::sys::statvfs::statvfs(memory).map_or(0, |s| s.blocks_available() * s.fragment_size());
-    match std::env::var_os("TMPDIR") {
-        Some(chosen) => PathBuf::from(chosen),
-        None if free > SCRATCH_FLOOR => memory.to_owned(),
-        None => std::env::temp_dir(),
-    }
-}
-
-fn sweep(parent: &Path) {
-    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let pid =
-            name.to_string_lossy().strip_prefix(SCRATCH_PREFIX).and_then(|p| p.parse::<i32>().ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            let _ = remove_tree(&entry.path()); // another user's litter is not ours to remove
-        }
-    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ pub mod loader;
 pub mod manifest;
 pub mod overlay;
 pub mod plan;
+pub mod preflight;
 pub mod scan;
+mod scratch;
 pub mod tarball;
 pub mod tools;
 pub mod verify;
@@ -113,6 +115,7 @@ impl Build<'_> {
             self.say(STAGES.len() + 1, "image", "present, nothing to do");
             return Ok(manifest);
         }
+        sweep(out)?;
         self.stages()?;
         let start = Instant::now();
         let manifest = self.image(&paths).context("stage image failed")?;
@@ -213,6 +216,20 @@ impl Build<'_> {
         stages.push(pool_stage(&plan.base));
         self.store.record_use(&plan.id.to_string(), &objects, &stages)
     }
+}
+
+/// Removes the unfinished files that killed builders left in `out` (see `node::files`).
+fn sweep(out: &Path) -> Result<()> {
+    for entry in fs::read_dir(out)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let middle = name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp"));
+        let owner = middle.and_then(|n| n.rsplit_once('.')?.1.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Moves a finished, synced file to where people look for it; copies where that is another file
