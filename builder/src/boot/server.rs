@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::ui::{Ui, since};
 
 /// From start to an answer; an idle two-core machine needs 10 s, a busy one several times that.
-const START_LIMIT: Duration = Duration::from_secs(120);
+const START_LIMIT: Duration = Duration::from_mins(2);
 /// How long the server may take to stop before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(200);

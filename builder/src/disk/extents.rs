@@ -41,14 +41,14 @@ pub fn used_clusters(file: &File, size: u64) -> Result<Vec<u64>> {
 
 /// The next run of data at or after `from`, as byte offsets (start, end).
 fn data_after(file: &File, from: u64) -> Result<Option<(u64, u64)>> {
-    let seek = |offset: u64, whence| lseek(file, offset as i64, whence);
+    let seek = |offset: u64, whence| lseek(file, offset.cast_signed(), whence);
     let start = match seek(from, Whence::SeekData) {
-        Ok(start) => start as u64,
+        Ok(start) => start.cast_unsigned(),
         Err(Errno::ENXIO) => return Ok(None),
         Err(e) => return Err(e).context("failed to map the raw disk"),
     };
     let end = seek(start, Whence::SeekHole).context("failed to map the raw disk")?;
-    Ok(Some((start, end as u64)))
+    Ok(Some((start, end.cast_unsigned())))
 }
 
 /// Compared in pieces that the compiler turns into vector instructions.

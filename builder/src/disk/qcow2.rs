@@ -147,7 +147,7 @@ fn metadata(size: u64, used: &[u64], layout: &Layout) -> Vec<u8> {
 
     let mut l1 = vec![0; layout.l1_entries as usize];
     for (i, number) in l2_numbers(used).enumerate() {
-        l1[number as usize] = (layout.l2 + i as u64) * CLUSTER | COPIED;
+        l1[number as usize] = ((layout.l2 + i as u64) * CLUSTER) | COPIED;
     }
     meta.extend(l1.into_iter().flat_map(u64::to_be_bytes));
     meta.resize((layout.l2 * CLUSTER) as usize, 0);
@@ -159,7 +159,7 @@ fn metadata(size: u64, used: &[u64], layout: &Layout) -> Vec<u8> {
             (table, number) = (table + 1, cluster / PER_TABLE);
         }
         let slot = table * PER_TABLE + cluster % PER_TABLE;
-        l2[slot as usize] = (layout.data + i as u64) * CLUSTER | COPIED;
+        l2[slot as usize] = ((layout.data + i as u64) * CLUSTER) | COPIED;
     }
     meta.extend(l2.into_iter().flat_map(u64::to_be_bytes));
     meta

@@ -84,28 +84,23 @@ fn make_esp(tools: &Tools, signed: &Tools, image: &Image, dest: &Path) -> Result
     let config = dest.join("grub.cfg");
     fs::write(&config, format!("{}configfile $prefix/grub.cfg\n", finder()))?;
     let vendor = format!("::/EFI/{}", image.esp.vendor_dir);
-    mtools(tools, image, "mmd", &esp)?.args(["::/EFI", "::/EFI/BOOT", &vendor]).run()?;
+    mtools(tools, image, "mmd", &esp).args(["::/EFI", "::/EFI/BOOT", &vendor]).run()?;
     let files = [
         (signed.file(&image.esp.shim), "::/EFI/BOOT/BOOTX64.EFI".to_owned()),
         (signed.file(&image.esp.grub), "::/EFI/BOOT/grubx64.efi".to_owned()),
         (config.clone(), format!("{vendor}/grub.cfg")),
     ];
     for (from, to) in files {
-        mtools(tools, image, "mcopy", &esp)?.arg(from).arg(&to).run()?;
+        mtools(tools, image, "mcopy", &esp).arg(from).arg(&to).run()?;
     }
     fs::remove_file(&config)?;
     Ok(())
 }
 
 /// An mtools program on the ESP. Time stamps come from `SOURCE_DATE_EPOCH`.
-fn mtools(
-    tools: &Tools,
-    image: &Image,
-    program: &str,
-    esp: &Path,
-) -> Result<std::process::Command> {
+fn mtools(tools: &Tools, image: &Image, program: &str, esp: &Path) -> std::process::Command {
     let mut command = tools.command(&format!("usr/bin/{program}"));
     command.env("SOURCE_DATE_EPOCH", image.source_date_epoch.to_string());
     command.env("MTOOLS_SKIP_CHECK", "1").arg("-i").arg(esp);
-    Ok(command)
+    command
 }

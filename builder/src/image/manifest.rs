@@ -51,7 +51,7 @@ pub struct Manifest {
     pub inputs: BTreeMap<String, Input>,
     /// What the secret scan looked at; it found nothing, or there were no image.
     pub secret_scan: Scan,
-    /// Name of the bill of materials beside this file (CycloneDX 1.6).
+    /// Name of the bill of materials beside this file (`CycloneDX` 1.6).
     pub sbom: String,
 }
 
@@ -179,7 +179,7 @@ pub fn inputs(plan: &Plan) -> BTreeMap<String, Input> {
     all
 }
 
-/// The bill of materials: every distribution package and artifact with its digest, as CycloneDX
+/// The bill of materials: every distribution package and artifact with its digest, as `CycloneDX`
 /// 1.6 JSON (ECMA-424). Its optional time stamp and serial number are left out: they would differ
 /// from build to build.
 pub fn sbom(plan: &Plan) -> Value {

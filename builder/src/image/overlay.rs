@@ -146,20 +146,15 @@ pub fn add_own(
 
 /// `kubectl get nodes -o wide` shows `PRETTY_NAME`, so the image-id stands there too (D6).
 fn complete_os_release(base: &str, identity: &Identity) -> String {
-    let mut text = String::new();
-    for line in base.lines().filter(|l| !l.starts_with("IMAGE_")) {
-        match line.strip_prefix("PRETTY_NAME=") {
-            Some(name) => {
-                let name = name.trim_matches('"');
-                text.push_str(&format!("PRETTY_NAME=\"{name} ({})\"", identity.image_id));
-            }
-            None => text.push_str(line),
+    let line = |line: &str| match line.strip_prefix("PRETTY_NAME=") {
+        Some(name) => {
+            format!("PRETTY_NAME=\"{} ({})\"\n", name.trim_matches('"'), identity.image_id)
         }
-        text.push('\n');
-    }
-    text.push_str(&format!("IMAGE_ID={}\n", identity.image_id));
-    text.push_str(&format!("IMAGE_VERSION={}\n", identity.image_version));
-    text
+        None => format!("{line}\n"),
+    };
+    let own = format!("IMAGE_ID={}\nIMAGE_VERSION={}\n", identity.image_id, identity.image_version);
+    let base = base.lines().filter(|l| !l.starts_with("IMAGE_"));
+    base.map(line).chain(std::iter::once(own)).collect()
 }
 
 /// No menu and no delay; a serial console where there is one. The kernel is found by the links
