@@ -24,7 +24,8 @@ pub fn parse_assignments(flag: &str, texts: &[String]) -> Result<Vec<(String, St
 /// Makes the file at `path` the artifact `name` of the lock, marked as a stand-in, and adds it
 /// to the store, as it can be fetched from nowhere.
 pub fn standin(lock: &mut Lock, store: &Store, name: &str, path: &Path) -> Result<()> {
-    let Some(kind) = lock.artifacts.get(name).map(|a| a.kind).or(known_kind(name)) else {
+    // Helm's release is an archive, its stand-in the program out of one.
+    let Some(kind) = known_kind(name).or(lock.artifacts.get(name).map(|a| a.kind)) else {
         bail!("--standin {name}: the lock has no artifact of this name");
     };
     let version = version(lock, name, kind, path)?;
@@ -44,7 +45,7 @@ pub fn standin(lock: &mut Lock, store: &Store, name: &str, path: &Path) -> Resul
     Ok(())
 }
 
-/// The kind of an artifact that every image needs, even if the lock lacks its release.
+/// What stands in for an artifact that images may need, even if the lock lacks its release.
 fn known_kind(name: &str) -> Option<ArtifactKind> {
     match name {
         "k3s" | "helm" => Some(ArtifactKind::Binary),
@@ -127,6 +128,20 @@ mod tests {
         assert_eq!(lock.artifact("k3s-airgap-images").unwrap().version, "v1.36.4+k3s1");
         let text = standin(&mut lock, &store, "nonsense", &images).unwrap_err().to_string();
         assert!(text.contains("no artifact of this name"), "{text}");
+    }
+
+    #[test]
+    fn a_program_stands_in_for_a_released_archive() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(&dir.path().join("cache"))).unwrap();
+        let mut lock = sample();
+        let mut helm = lock.artifact("k3s").unwrap().clone();
+        (helm.name, helm.kind) = ("helm".into(), ArtifactKind::Archive);
+        lock.artifacts.insert("helm".into(), helm);
+        let path = program(dir.path(), "#!/bin/sh\necho v4.2.3+g0123abc\n");
+        standin(&mut lock, &store, "helm", &path).unwrap();
+        let helm = lock.artifact("helm").unwrap();
+        assert_eq!((helm.kind, helm.version.as_str()), (ArtifactKind::Binary, "v4.2.3+g0123abc"));
     }
 
     #[test]
