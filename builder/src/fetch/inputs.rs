@@ -55,7 +55,7 @@ pub fn fetch_base(
     ui: &Ui,
     options: &Options,
 ) -> Result<Fetched> {
-    if set.packages.iter().all(|p| store.has(&p.sha256)) {
+    if set.packages.iter().all(|p| store.has_whole(&p.sha256, Some(p.size))) {
         return Ok(Fetched { files: 0, bytes: 0 }); // no mirror need be known
     }
     let addresses = if options.offline { Vec::new() } else { request.addresses(mirrors)? };

@@ -109,7 +109,8 @@ impl fmt::Display for Failed {
 /// Brings all of `wanted` into the store. A failing network stops at the first file, files that
 /// mirrors no longer have are all reported: the error is a [`Failed`].
 pub fn fetch(store: &Store, wanted: &[Want], ui: &Ui, options: &Options) -> Result<Fetched> {
-    let mut missing: Vec<&Want> = wanted.iter().filter(|w| !store.has(&w.digest)).collect();
+    let mut missing: Vec<&Want> =
+        wanted.iter().filter(|w| !store.has_whole(&w.digest, w.size)).collect();
     missing.sort_by_key(|w| w.digest);
     missing.dedup_by_key(|w| w.digest);
     if missing.is_empty() {

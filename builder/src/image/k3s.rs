@@ -1,7 +1,8 @@
 //! K3s as it lies in the image: binary, data directory already unpacked, container images in place
 //! with the files that make their import conditional (k3s.md, traps B6).
 
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -18,7 +19,7 @@ use crate::lock::{Artifact, ArtifactKind};
 use crate::store::Store;
 
 /// Version of this stage's code.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Where K3s keeps its data on a node.
 const DATA_DIR: &str = "var/lib/rancher/k3s";
 /// Programs that are K3s under another name.
@@ -51,6 +52,7 @@ pub fn unpack(store: &Store, k3s: &Artifact, dest: &Path) -> Result<()> {
     let current = data_dir.join("data/current/bin");
     ensure!(current.is_dir(), "K3s {} ran but unpacked nothing", k3s.version);
     fs::remove_file(&binary)?;
+    settle_links(&data_dir, &data_dir)?;
     let scan = scan::tarball(&entries(store, k3s, dest)?)?;
     fs::write(dest.join("scan.json"), serde_json::to_vec(&scan)?)?;
     Ok(())
@@ -96,7 +98,7 @@ fn entries(store: &Store, k3s: &Artifact, stage: &Path) -> Result<Tarball> {
     }
     let data = stage.join("data-dir/data");
     // K3s' lock file is left behind: it holds nothing and would differ by who made it.
-    add_tree(&mut tarball, &stage.join("data-dir"), &data, DATA_DIR, ".lock")?;
+    add_tree(&mut tarball, &stage.join("data-dir"), &data, ".lock")?;
     // An empty cache file turns on conditional import; K3s opens it but never creates it. The
     // barrier sorts last: K3s' wait for the import does not cover the last file.
     tarball.file(&format!("{IMAGES_DIR}/.cache.json"), "", 0o644)?;
@@ -104,31 +106,46 @@ fn entries(store: &Store, k3s: &Artifact, stage: &Path) -> Result<Tarball> {
     Ok(tarball)
 }
 
-/// Adds `folder` and all below it as `to` plus its path below `base`. Absolute links into `base`
-/// are turned to where they will lie on the node.
-fn add_tree(tarball: &mut Tarball, base: &Path, folder: &Path, to: &str, skip: &str) -> Result<()> {
-    let place = |path: &Path| -> Result<String> {
-        Ok(format!("{to}/{}", path.strip_prefix(base)?.display()))
-    };
+/// K3s links its programs by absolute paths. They are turned to where they will lie on the node
+/// while this folder still has the name that K3s saw: a finished stage is renamed.
+fn settle_links(data_dir: &Path, folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let meta = fs::symlink_metadata(&path)?;
+        if meta.is_dir() {
+            settle_links(data_dir, &path)?;
+        } else if meta.is_symlink() {
+            let target = fs::read_link(&path)?;
+            let Ok(inside) = target.strip_prefix(data_dir) else {
+                let to = target.display();
+                ensure!(!target.is_absolute(), "K3s made a link out of its data, to {to}");
+                continue;
+            };
+            fs::remove_file(&path)?;
+            fs_err::os::unix::fs::symlink(Path::new("/").join(DATA_DIR).join(inside), &path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds `folder` and all below it, each in K3s' folder on the node as it lies below `base`.
+fn add_tree(tarball: &mut Tarball, base: &Path, folder: &Path, skip: &str) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let meta = fs::symlink_metadata(&path)?;
         if path.file_name().is_some_and(|n| n == skip) {
             continue;
         }
+        let place = format!("{DATA_DIR}/{}", path.strip_prefix(base)?.display());
         if meta.is_dir() {
-            tarball.add(&place(&path)?, Entry::Folder(0o755))?;
-            add_tree(tarball, base, &path, to, skip)?;
+            tarball.add(&place, Entry::Folder(0o755))?;
+            add_tree(tarball, base, &path, skip)?;
         } else if meta.is_symlink() {
-            let target: PathBuf = fs::read_link(&path)?;
-            let target = match target.strip_prefix(base) {
-                Ok(inside) => format!("/{to}/{}", inside.display()),
-                Err(_) => target.to_string_lossy().into_owned(),
-            };
-            tarball.add(&place(&path)?, Entry::Link(target))?;
+            let target = fs::read_link(&path)?.to_string_lossy().into_owned();
+            tarball.add(&place, Entry::Link(target))?;
         } else {
-            let mode = std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o755;
-            tarball.add(&place(&path)?, Entry::File(Content::File(path), mode))?;
+            let mode = if meta.permissions().mode() & 0o111 == 0 { 0o644 } else { 0o755 };
+            tarball.add(&place, Entry::File(Content::File(path), mode))?;
         }
     }
     Ok(())
@@ -144,4 +161,39 @@ fn archive_suffix(path: &Path) -> Result<&'static str> {
         [0x1f, 0x8b, ..] => "tar.gz",
         _ => "tar",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn links_lead_to_where_the_data_lies_on_the_node_and_stay_so_when_the_stage_moves() {
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = dir.path().join("work/data-dir");
+        let bin = data_dir.join("data/0f/bin");
+        fs::create_dir_all(&bin).unwrap();
+        fs::write(bin.join("bridge"), "").unwrap();
+        symlink(data_dir.join("data/0f"), data_dir.join("data/current")).unwrap();
+        symlink("bridge", bin.join("loopback")).unwrap();
+        settle_links(&data_dir, &data_dir).unwrap();
+        let stage = dir.path().join("stage");
+        fs::rename(dir.path().join("work"), &stage).unwrap();
+        let mut tarball = Tarball::default();
+        let base = stage.join("data-dir");
+        add_tree(&mut tarball, &base, &base.join("data"), ".lock").unwrap();
+        let link = |path: &str| tarball.entries().get(&format!("{DATA_DIR}/data/{path}")).cloned();
+        let on_node = "/var/lib/rancher/k3s/data/0f".to_owned();
+        assert_eq!(link("current"), Some(Entry::Link(on_node)));
+        assert_eq!(link("0f/bin/loopback"), Some(Entry::Link("bridge".to_owned())));
+    }
+
+    #[test]
+    fn a_link_out_of_the_data_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        symlink("/etc/shadow", dir.path().join("x")).unwrap();
+        let text = settle_links(dir.path(), dir.path()).unwrap_err().to_string();
+        assert!(text.contains("link out of its data"), "{text}");
+    }
 }

@@ -3,6 +3,7 @@
 
 pub mod assemble;
 pub mod base;
+mod damage;
 pub mod facts;
 pub mod helm;
 pub mod k3s;
@@ -116,7 +117,7 @@ impl Build<'_> {
             return Ok(manifest);
         }
         sweep(out)?;
-        self.stages()?;
+        self.stages().map_err(|error| damage::explain(error, self.plan, self.store))?;
         let start = Instant::now();
         let manifest = self.image(&paths).context("stage image failed")?;
         self.say(STAGES.len() + 1, "image", &format!("made, {}", since(start)));

@@ -44,9 +44,13 @@ impl Tarball {
     /// Adds an entry.
     ///
     /// # Errors
-    /// A path that is absolute, leaves the root by `..`, or lies below a merged-usr link.
+    /// A path that is absolute, leaves the root by `..`, or lies below a merged-usr link; a link
+    /// that leaves the root.
     pub fn add(&mut self, path: &str, entry: Entry) -> Result<()> {
         check_path(path)?;
+        if let Entry::Link(target) = &entry {
+            check_link(path, target)?;
+        }
         self.entries.insert(path.to_owned(), entry);
         Ok(())
     }
@@ -97,6 +101,23 @@ fn check_path(path: &str) -> Result<()> {
     }
     let first = path.split('/').next().unwrap_or_default();
     ensure!(!MERGED.contains(&first), "`{path}` lies below a link: write `usr/{path}`");
+    Ok(())
+}
+
+/// A link that climbs out would lead elsewhere on this host than on the node. Absolute ones are the
+/// node's own paths.
+fn check_link(path: &str, target: &str) -> Result<()> {
+    let mut depth = path.matches('/').count();
+    for part in target.split('/').take_while(|_| !target.starts_with('/')) {
+        match part {
+            ".." if depth == 0 => {
+                bail!("`{path}` is a link out of the image's root: {target}");
+            }
+            ".." => depth -= 1,
+            "" | "." => {}
+            _ => depth += 1,
+        }
+    }
     Ok(())
 }
 
@@ -210,6 +231,18 @@ mod tests {
     fn paths_that_leave_the_root_or_break_the_merge_are_refused() {
         for path in ["/etc/x", "a/../b", "./a", "a//b", "lib/systemd/x", "bin/sh"] {
             assert!(Tarball::default().file(path, "", 0o644).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn links_out_of_the_root_are_refused() {
+        let link = |to: &str| Tarball::default().add("etc/a/b", Entry::Link(to.into()));
+        for inside in ["/usr/bin/x", "../../usr", "x/../..", "../../usr/../etc", "."] {
+            assert!(link(inside).is_ok(), "{inside}");
+        }
+        for outside in ["../../../etc/shadow", "x/../../../..", "../../usr/../../x"] {
+            let text = link(outside).unwrap_err().to_string();
+            assert!(text.contains("`etc/a/b` is a link out of the image's root"), "{text}");
         }
     }
 

@@ -78,6 +78,19 @@ impl Store {
         self.object(digest).is_file()
     }
 
+    /// As [`Store::has`], for a file of `size` bytes, where that is known. One that was cut short
+    /// later, by a full or failing disk, is removed.
+    pub fn has_whole(&self, digest: &Digest, size: Option<u64>) -> bool {
+        let path = self.object(digest);
+        let Ok(meta) = fs::metadata(&path) else { return false };
+        if size.is_none_or(|size| size == meta.len()) {
+            return meta.is_file();
+        }
+        // Where it cannot be removed, it is replaced.
+        let _ = fs::remove_file(&path);
+        false
+    }
+
     /// Copies `path` in; returns its digest and its size in bytes.
     pub fn add_file(&self, path: &Path) -> Result<(Digest, u64)> {
         let mut from = fs::File::open(path)?;
