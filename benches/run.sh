@@ -24,6 +24,7 @@ rm -rf "$work/project" "$work/cold"
 mkdir -p "$work/project"
 cp -r images profiles cluster builder.lock "$work/project/"
 export BUILDER_CACHE="$work/cache"
+"$builder" --quiet --root "$work/project" check
 if ! "$builder" --quiet --root "$work/project" fetch --packages; then
   echo "bench: the mirror has moved on; measuring with its packages of today" >&2
   "$builder" --quiet --root "$work/project" lock --update
