@@ -24,7 +24,8 @@ pub fn parse_assignments(flag: &str, texts: &[String]) -> Result<Vec<(String, St
 /// Makes the file at `path` the artifact `name` of the lock, marked as a stand-in, and adds it
 /// to the store, as it can be fetched from nowhere.
 pub fn standin(lock: &mut Lock, store: &Store, name: &str, path: &Path) -> Result<()> {
-    let Some(kind) = lock.artifacts.get(name).map(|a| a.kind).or(known_kind(name)) else {
+    // Ours first: helm's release is an archive, what stands in for it the program itself.
+    let Some(kind) = known_kind(name).or(lock.artifacts.get(name).map(|a| a.kind)) else {
         bail!("--standin {name}: the lock has no artifact of this name");
     };
     let version = version(lock, name, kind, path)?;
