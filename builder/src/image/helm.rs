@@ -12,19 +12,19 @@ const PROGRAM: &str = "linux-amd64/helm";
 /// No release of Helm is near this size: a guard against an archive that only unpacks for ever.
 const LIMIT: u64 = 256 << 20;
 
-/// The program in the archive at `path`.
+/// Unpacks the program in the archive at `path` to `to`.
 ///
 /// # Errors
 /// The archive is damaged or cut, or has no such program.
-pub fn program(path: &Path) -> Result<Vec<u8>> {
+pub fn unpack(path: &Path, to: &Path) -> Result<()> {
     let what = || format!("failed to read Helm's archive {}", path.display());
     let mut tar = tar::Archive::new(GzDecoder::new(fs::File::open(path)?));
     for entry in tar.entries().with_context(what)? {
-        let mut entry = entry.with_context(what)?;
+        let entry = entry.with_context(what)?;
         if entry.path().with_context(what)?.as_ref() == Path::new(PROGRAM) {
-            let mut program = Vec::new();
-            (&mut entry).take(LIMIT).read_to_end(&mut program).with_context(what)?;
-            return Ok(program);
+            // Streamed: it is larger than half of the memory builder may take.
+            std::io::copy(&mut entry.take(LIMIT), &mut fs::File::create(to)?).with_context(what)?;
+            return Ok(());
         }
     }
     bail!("{} holds no `{PROGRAM}`; is it Helm's release for linux-amd64?", path.display());
@@ -47,7 +47,9 @@ mod tests {
     fn read(bytes: &[u8]) -> Result<Vec<u8>> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
-        program(file.path())
+        let to = tempfile::NamedTempFile::new().unwrap();
+        unpack(file.path(), to.path())?;
+        Ok(fs::read(to.path()).unwrap())
     }
 
     #[test]

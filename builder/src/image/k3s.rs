@@ -19,7 +19,7 @@ use crate::lock::{Artifact, ArtifactKind};
 use crate::store::Store;
 
 /// Version of this stage's code.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Where K3s keeps its data on a node.
 const DATA_DIR: &str = "var/lib/rancher/k3s";
 /// Programs that are K3s under another name.
@@ -29,17 +29,31 @@ const HELM: &str = "usr/local/bin/helm";
 /// Where K3s looks for container images.
 const IMAGES_DIR: &str = "var/lib/rancher/k3s/agent/images";
 
-/// Key of the unpacked data directory.
-pub fn key(k3s: &Artifact) -> Digest {
-    Key::of("k3s", VERSION).with("scan", scan::VERSION).digest("k3s", &k3s.sha256).finish()
+/// Helm as the stage unpacked it from its archive.
+const UNPACKED_HELM: &str = "helm";
+
+/// Key of what is unpacked.
+pub fn key(k3s: &Artifact, helm: Option<&Artifact>) -> Digest {
+    let key = Key::of("k3s", VERSION).with("scan", scan::VERSION).digest("k3s", &k3s.sha256);
+    helm.iter().fold(key, |key, helm| key.digest("helm", &helm.sha256)).finish()
 }
 
 /// Lets K3s unpack its data directory below `dest/data-dir`, by running a subcommand that does
-/// nothing else. `dest/k3s` is a copy of the binary that may be executed.
+/// nothing else (`dest/k3s` is a copy of the binary that may be executed), and unpacks Helm.
 ///
 /// # Errors
-/// The binary does not run, or unpacks nothing.
-pub fn unpack(store: &Store, k3s: &Artifact, dest: &Path) -> Result<()> {
+/// The binary does not run, or unpacks nothing; Helm's archive has no program in it.
+pub fn unpack(store: &Store, plan: &Plan, dest: &Path) -> Result<()> {
+    unpack_data(store, &plan.k3s, dest)?;
+    if let Some(helm) = plan.helm.as_ref().filter(|helm| helm.kind == ArtifactKind::Archive) {
+        helm::unpack(&store.object(&helm.sha256), &dest.join(UNPACKED_HELM))?;
+    }
+    let scan = scan::tarball(&programs(store, plan, dest)?)?;
+    fs::write(dest.join("scan.json"), serde_json::to_vec(&scan)?)?;
+    Ok(())
+}
+
+fn unpack_data(store: &Store, k3s: &Artifact, dest: &Path) -> Result<()> {
     let binary = dest.join("k3s");
     fs::copy(store.object(&k3s.sha256), &binary)?;
     fs::set_permissions(&binary, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
@@ -52,10 +66,7 @@ pub fn unpack(store: &Store, k3s: &Artifact, dest: &Path) -> Result<()> {
     let current = data_dir.join("data/current/bin");
     ensure!(current.is_dir(), "K3s {} ran but unpacked nothing", k3s.version);
     fs::remove_file(&binary)?;
-    settle_links(&data_dir, &data_dir)?;
-    let scan = scan::tarball(&entries(store, k3s, dest)?)?;
-    fs::write(dest.join("scan.json"), serde_json::to_vec(&scan)?)?;
-    Ok(())
+    settle_links(&data_dir, &data_dir)
 }
 
 /// What the secret scan of the stage output `stage` looked at.
@@ -66,25 +77,30 @@ pub fn scanned(stage: &Path) -> Result<Scan> {
     Ok(serde_json::from_slice(&fs::read(stage.join("scan.json"))?)?)
 }
 
-/// Everything large in the image beside the base: K3s from the stage output `stage`, its container
-/// images, and Helm.
+/// Everything large in the image beside the base: what the stage output `stage` holds, and K3s'
+/// container images.
 ///
 /// # Errors
-/// A file cannot be read, or Helm's archive has no program in it.
+/// A file cannot be read.
 pub fn payload(store: &Store, plan: &Plan, stage: &Path) -> Result<Tarball> {
-    let mut tarball = entries(store, &plan.k3s, stage)?;
+    let mut tarball = programs(store, plan, stage)?;
     if let Some(images) = &plan.images {
         let path = store.object(&images.sha256);
         let name = format!("{IMAGES_DIR}/{}.{}", images.name, archive_suffix(&path)?);
         tarball.add(&name, Entry::File(Content::File(path), 0o644))?;
     }
+    Ok(tarball)
+}
+
+/// K3s and Helm.
+fn programs(store: &Store, plan: &Plan, stage: &Path) -> Result<Tarball> {
+    let mut tarball = entries(store, &plan.k3s, stage)?;
     if let Some(helm) = &plan.helm {
-        let path = store.object(&helm.sha256);
-        let content = match helm.kind {
-            ArtifactKind::Archive => Content::Bytes(helm::program(&path)?),
-            _ => Content::File(path),
+        let program = match helm.kind {
+            ArtifactKind::Archive => stage.join(UNPACKED_HELM),
+            _ => store.object(&helm.sha256),
         };
-        tarball.add(HELM, Entry::File(content, 0o755))?;
+        tarball.add(HELM, Entry::File(Content::File(program), 0o755))?;
     }
     Ok(tarball)
 }

@@ -76,10 +76,13 @@ const STAGES: [Stage; 5] = [
     },
     Stage {
         name: "k3s",
-        what: "unpack K3s' data directory",
+        what: "unpack K3s' data directory and Helm",
         key: |p| p.keys.k3s,
-        inputs: |p| vec![("k3s".to_owned(), p.k3s.sha256)],
-        make: |b, dest| k3s::unpack(b.store, &b.plan.k3s, dest),
+        inputs: |p| {
+            let inputs = std::iter::once(&p.k3s).chain(&p.helm);
+            inputs.map(|a| (a.name.clone(), a.sha256)).collect()
+        },
+        make: |b, dest| k3s::unpack(b.store, b.plan, dest),
     },
 ];
 

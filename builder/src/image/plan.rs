@@ -195,7 +195,7 @@ impl Plan {
         facts.k3s_version.clone_from(&k3s.version);
         facts.standin =
             [Some(&k3s), images.as_ref(), helm.as_ref()].into_iter().flatten().any(|a| a.standin);
-        let mut keys = stage_keys(image, &base, [&tools, &signed], &k3s)?;
+        let mut keys = stage_keys(image, &base, [&tools, &signed], (&k3s, helm.as_ref()))?;
         keys.image = image_key(&keys, [images.as_ref(), helm.as_ref()], &facts, &trees, &digest)?;
         Ok(Self {
             id: ImageId::new(profile.name.clone(), &keys.image, facts.standin),
@@ -230,13 +230,18 @@ fn nodes(project: &Project) -> Vec<NodeFact> {
     project.cluster.nodes.iter().filter_map(fact).collect()
 }
 
-fn stage_keys(image: &Image, base: &BaseSet, tools: [&BaseSet; 2], k3s: &Artifact) -> Result<Keys> {
+fn stage_keys(
+    image: &Image,
+    base: &BaseSet,
+    tools: [&BaseSet; 2],
+    (k3s, helm): (&Artifact, Option<&Artifact>),
+) -> Result<Keys> {
     let [tools, signed] = tools.map(tools::key);
     Ok(Keys {
         tools,
         signed,
         base: base::key(base, image)?,
-        k3s: k3s::key(k3s),
+        k3s: k3s::key(k3s, helm),
         loader: loader::key(&tools, &signed, image)?,
         image: tools, // known last: see image_key
     })
