@@ -18,6 +18,12 @@ pub struct Cache {
     root: PathBuf,
 }
 
+/// What the record of an image says it used.
+#[derive(serde::Deserialize)]
+struct Used {
+    stages: Vec<(String, String)>,
+}
+
 impl Cache {
     /// A new one at `root`, with the machine's downloads and nothing else.
     ///
@@ -53,13 +59,26 @@ impl Cache {
         }
     }
 
-    /// Takes the stage outputs of another cache, as hard links: they are never written again.
+    /// Takes the stage outputs that the images of another cache use, as hard links: they are never
+    /// written again.
     ///
     /// # Errors
     /// They cannot be linked.
     pub fn take_stages(&self, from: &Path) -> Result<()> {
-        let mut copy = Command::new("cp");
-        copy.arg("-al").arg(from.join("stages")).arg(&self.root).run()
+        for record in names(&from.join("images"))? {
+            let text = fs::read(from.join("images").join(record))?;
+            let used: Used = serde_json::from_slice(&text).context("a record of another shape")?;
+            for (stage, key) in used.stages {
+                let folder = self.stage(&stage);
+                fs::create_dir_all(&folder)?;
+                if !folder.join(&key).exists() {
+                    let mut copy = Command::new("cp");
+                    copy.arg("-al").arg(from.join("stages").join(&stage).join(key)).arg(&folder);
+                    copy.run()?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Makes the downloads this cache's own, so that a test may damage one: links to the files, in
@@ -133,10 +152,8 @@ pub fn prepare(programs: &Programs) -> Result<PathBuf> {
         return Ok(lock.clone());
     }
     let lock = repository().join("target/e2e.lock");
-    let text = lock.to_string_lossy().into_owned();
-    if lock.exists() {
-        fs::remove_file(&lock)?;
-    }
+    let new = lock.with_extension(format!("{}.lock", std::process::id()));
+    let text = new.to_string_lossy().into_owned();
     let standin = |name: &str, path: &Path| format!("{name}={}", path.display());
     let k3s = standin("k3s", &programs.k3s);
     let images = standin("k3s-airgap-images", &programs.images);
@@ -150,6 +167,7 @@ pub fn prepare(programs: &Programs) -> Result<PathBuf> {
         at_home(programs, &["lock", "--output", &text, "--update"])?;
         at_home(programs, &fetch)?;
     }
+    fs::rename(&new, &lock)?;
     *done = Some(lock.clone());
     Ok(lock)
 }
@@ -186,6 +204,10 @@ pub fn warm(lab: &Lab) -> Result<PathBuf> {
         return Ok(root);
     }
     let cache = Cache::new(&root)?;
+    // Older images' stages may stay; only the record of this one may.
+    for record in names(&root.join("images"))? {
+        fs::remove_file(root.join("images").join(record))?;
+    }
     let mut command = lab.image();
     command.env("BUILDER_CACHE", cache.root());
     let ended = run(&mut command)?.ok()?;

@@ -75,11 +75,25 @@ fn killed(lab: &Lab, stage: &str, after: Duration) -> Option<Ended> {
     Some(running.end().unwrap())
 }
 
+/// A lab where `stage` is the first to be made, or one of the first.
+fn before(stage: &str) -> Lab {
+    match stage {
+        "tools" | "base" => Lab::cold().unwrap(),
+        _ => {
+            let lab = Lab::warm().unwrap();
+            if stage != "image" {
+                lab.cache.forget(stage).unwrap();
+            }
+            lab
+        }
+    }
+}
+
 /// Kills at the point, or as near before it as the machine's speed of the moment needs.
-fn kill_at(make: fn() -> Lab, (stage, share): Point) -> Lab {
+fn kill_at((stage, share): Point) -> Lab {
     let span = cache::span(&repository().join("target/e2e-cache"), stage).unwrap();
     for halved in 0..TRIES {
-        let lab = make();
+        let lab = before(stage);
         let after = span.mul_f64(share / f64::from(1 << halved));
         if let Some(ended) = killed(&lab, stage, after) {
             println!("killed in {stage} after {after:.1?}, at {:.1?} of the build", ended.time);
@@ -118,7 +132,7 @@ fn nothing_is_left(lab: &Lab) {
 fn a_build_killed_before_the_base_ends() {
     undisturbed(); // which makes the warm cache, and with it the durations
     for number in sample::chosen("kill before", BEFORE.len(), 1).unwrap() {
-        let lab = kill_at(|| Lab::cold().unwrap(), BEFORE[number]);
+        let lab = kill_at(BEFORE[number]);
         nothing_partial_is_seen(&lab.out);
         the_next_build_is_sound(&lab);
     }
@@ -128,12 +142,7 @@ fn a_build_killed_before_the_base_ends() {
 fn a_build_killed_after_the_base() {
     undisturbed();
     for number in sample::chosen("kill after", AFTER.len(), 4).unwrap() {
-        let make = || {
-            let lab = Lab::warm().unwrap();
-            lab.cache.forget("k3s").unwrap();
-            lab
-        };
-        let lab = kill_at(make, AFTER[number]);
+        let lab = kill_at(AFTER[number]);
         nothing_partial_is_seen(&lab.out);
         the_next_build_is_sound(&lab);
     }
@@ -144,7 +153,7 @@ fn a_build_killed_after_the_base() {
 fn ctrl_c_leaves_nothing_behind() {
     undisturbed();
     for stage in ["base", "image"] {
-        let lab = if stage == "base" { Lab::cold().unwrap() } else { Lab::warm().unwrap() };
+        let lab = before(stage);
         let mut running = Running::start(lab.image().process_group(0)).unwrap();
         assert!(running.wait_for(|line| begins(stage, line)).unwrap());
         std::thread::sleep(Duration::from_secs(2));
