@@ -59,6 +59,9 @@ impl Surroundings {
         lab.surround(&mut command);
         command.current_dir("/").env("TZ", self.zone).env("LANG", self.language);
         command.env("LC_ALL", self.language);
+        if user.is_some() {
+            command.env("HOME", lab.place());
+        }
         command
     }
 }

@@ -94,17 +94,15 @@ fn run_mmdebstrap(
 ) -> Result<()> {
     let hook = scratch.join("clean-hook");
     node::files::write_atomic(&hook, CLEAN_HOOK.as_bytes(), 0o755)?;
-    let mode = if nix::unistd::geteuid().is_root() { "root" } else { "unshare" };
+    // As root its mounts would be the host's: killed at the wrong moment it leaves them behind, and
+    // whoever removes the folder then walks into the host's /sys.
+    let root = nix::unistd::geteuid().is_root();
+    let (mode, own_mounts): (_, &[&str]) =
+        if root { ("root", &["unshare", "--mount"]) } else { ("unshare", &[]) };
     // If this process is killed, so is mmdebstrap, which then cleans up after itself.
     let mut command = Command::new("setpriv");
-    command.args([
-        "--pdeathsig",
-        "TERM",
-        "mmdebstrap",
-        "--variant=minbase",
-        "--format=tar",
-        "--quiet",
-    ]);
+    command.args(["--pdeathsig", "TERM"]).args(own_mounts);
+    command.args(["mmdebstrap", "--variant=minbase", "--format=tar", "--quiet"]);
     command.arg(format!("--mode={mode}")).arg(format!("--include={}", names.join(",")));
     command
         .arg("--aptopt=Acquire::Languages \"none\"")
