@@ -127,7 +127,8 @@ def measure_mkosi():
 
 
 def measure_boots():
-    """Power-on to maintenance mode, and firstboot's own part of it, in seconds."""
+    """Power-on to maintenance mode, and firstboot's own part of it, in seconds. The network of the
+    boot test has no time server, so firstboot waits 3 s for one: that is not its own."""
     total, own = [], []
     file = next(out.glob("*.qcow2"))
     for _ in range(args.boots):
@@ -135,7 +136,7 @@ def measure_boots():
         text = (args.work / "log").read_text()
         verdict = json.loads(text[text.index("{\n"):text.rindex("}") + 1])
         total.append(next(p["seconds"] for p in verdict["phases"] if p["phase"] == "waiting"))
-        own.append(sum(s["millis"] for s in verdict["report"]["steps"]) / 1000)
+        own.append(sum(s["millis"] for s in verdict["report"]["steps"] if s["name"] != "clock") / 1000)
         say(f"boot: waiting after {total[-1]:.1f} s, firstboot {own[-1]:.2f} s, {verdict['accel']}")
     return total, own
 
@@ -187,7 +188,7 @@ def main():
         row("base rebuilt, packages cached", ours["base"], 45, theirs.get("cached"), 0.45),
         row(f"everything cold (downloads {ours['download'][0]:.1f} s of it)", ours["cold"], ours["download"][0] + 75, theirs.get("cold"), 0.7),
         row("power-on to maintenance mode, 2 processors", boots, 45),
-        row("firstboot's own part of it", own, 1), "",
+        row("firstboot's own part of it, without its wait for a time server", own, 1), "",
         "| what | found | at most | holds |", "|---|---|---|---|",
         f"| peak memory of `builder` | {peak_kib / 1024:.0f} MiB | 100 MB | {yes(peak_kib * 1024 <= 100e6)} |",
         f"| root file system before K3s | {root['base_bytes'] / 2**20:.0f} MiB | 340 MiB | {yes(root['base_bytes'] <= 340 << 20)} |",

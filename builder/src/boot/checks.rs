@@ -90,7 +90,7 @@ const RULES: &[Rule] = &[
     Rule {
         name: "machine-id",
         judge: machine_id,
-        fix: "/etc/machine-id must be `uninitialized` in the image",
+        fix: "/etc/machine-id must be empty in the image",
     },
     Rule {
         name: "host keys",

@@ -243,7 +243,10 @@ fn keep(
     ui.line("the machine keeps running; Ctrl-C here ends it");
     if let Some(ssh) = work.ssh {
         let user = if plan.node.user.is_empty() { "USER" } else { &plan.node.user };
-        ui.line(format!("  ssh -p {} {user}@{}", ssh.port(), ssh.ip()));
+        let key = plan.login_key.as_ref().map_or(String::new(), |k| format!(" -i {}", k.display()));
+        // The guest's host key is new with every boot.
+        let unknown = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null";
+        ui.line(format!("  ssh{key} {unknown} -p {} {user}@{}", ssh.port(), ssh.ip()));
     }
     let console = work.path("console");
     ui.line(format!("  socat -,raw,echo=0,escape=0x1d UNIX-CONNECT:{}", console.display()));

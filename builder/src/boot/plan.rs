@@ -58,6 +58,8 @@ pub struct BootPlan {
     pub cpus: u32,
     /// Leave the guest running after the verdict, until Ctrl-C.
     pub keep: bool,
+    /// Private key that opens the kept guest, to be named to whoever is to log in.
+    pub login_key: Option<PathBuf>,
     /// From power-on to verdict; `None`: [`KVM_TIMEOUT`] or [`TCG_TIMEOUT`].
     pub timeout: Option<Duration>,
     /// Where the console is recorded; the file is removed after a pass.
@@ -280,6 +282,7 @@ pub(crate) mod tests {
             memory: "2 GiB".parse().unwrap(),
             cpus: 2,
             keep: false,
+            login_key: None,
             timeout: None,
             console_log: "console.log".into(),
             tools: Tools::from_path().unwrap(),

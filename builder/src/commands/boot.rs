@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use fs_err as fs;
+use node::command::Run as _;
 use node::config::Role;
 use node::join::Join;
 use node::values::Size;
@@ -22,6 +23,8 @@ use crate::store::Store;
 
 /// Added to the image's own size, so that the growth of the root file system is seen.
 const GROWTH: u64 = 2 << 30;
+/// Who may log in to a guest that is kept; it may use sudo.
+const LOGIN: &str = "operator";
 /// Memory a guest gets at most by default: under emulation more only costs the host.
 const MEMORY: Size = Size::from_bytes(4 << 30);
 
@@ -48,6 +51,9 @@ pub fn run(ctx: &Context, args: &BootArgs) -> Result<ExitCode> {
     let mut plan = plan(&project, &manifest, node, role, &image, args)?;
     plan.tools = tools(&store, &manifest)?;
     plan.join = join(args, node, role, server.as_ref())?;
+    if args.keep {
+        let_in(&mut plan, place.path())?;
+    }
     plan.forward = server.as_ref().map(|s| s.address).or(args.join);
     let verdict = boot::boot(&plan, &ctx.ui)?;
     verdict.record(&image)?;
@@ -147,6 +153,7 @@ fn plan(
         memory: args.memory.unwrap_or(node.vm.memory.min(MEMORY)),
         cpus: args.cpus.unwrap_or(host_cpus.min(node.vm.cores as usize) as u32),
         keep: args.keep,
+        login_key: None,
         timeout: args.timeout,
         console_log: image.with_extension("console.log"),
         tools: Tools::from_path()?,
@@ -157,6 +164,18 @@ fn plan(
         },
         credentials: credentials(args)?,
     })
+}
+
+/// Makes a key for this one guest, and its user: the image has neither a key nor a password.
+fn let_in(plan: &mut BootPlan, folder: &Path) -> Result<()> {
+    let key = folder.join("login");
+    let mut keygen = std::process::Command::new("ssh-keygen");
+    keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", "builder boot --keep", "-f"]).arg(&key);
+    keygen.run().context("failed to make a key for --keep (package openssh-client)")?;
+    plan.node.user = LOGIN.to_owned();
+    plan.node.ssh_keys.push(fs::read_to_string(key.with_extension("pub"))?.trim().to_owned());
+    plan.login_key = Some(key);
+    Ok(())
 }
 
 /// What a test lays over the guest's files.

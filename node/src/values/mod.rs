@@ -1,11 +1,18 @@
 //! Newtypes for the values people write: each can only be made from text that keeps its rule,
 //! and each says which rule a refused text broke.
 
+mod cidr;
+mod digest;
+mod size;
+
 use std::fmt;
-use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+pub use cidr::Cidr;
+pub use digest::Digest;
+pub use size::Size;
 
 /// A text that breaks the rule of the type it was meant for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,14 +29,14 @@ fn invalid<T>(rule: impl Into<String>) -> Result<T, Invalid> {
 /// Serde, `Display` and JSON schema by way of text, for a type with `FromStr` and `Display`.
 macro_rules! text_value {
     ($type:ident, $schema:literal) => {
-        impl Serialize for $type {
+        impl serde::Serialize for $type {
             fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
                 s.collect_str(self)
             }
         }
-        impl<'de> Deserialize<'de> for $type {
+        impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+                <String as serde::Deserialize>::deserialize(d)?.parse().map_err(serde::de::Error::custom)
             }
         }
         impl schemars::JsonSchema for $type {
@@ -42,6 +49,7 @@ macro_rules! text_value {
         }
     };
 }
+use text_value;
 
 /// A host name of one DNS label (RFC 1123), lower case: it becomes the Kubernetes node name,
 /// which K3s lower-cases, so an upper-case one would not be found again.
@@ -118,198 +126,6 @@ impl fmt::Display for Domain {
 
 text_value!(Domain, "a DNS domain of at least two labels, such as home.example.net");
 
-/// An IPv4 network with its prefix length; host bits must be zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Cidr {
-    network: Ipv4Addr,
-    prefix: u8,
-}
-
-impl Cidr {
-    /// The network `address` lies in, for a prefix length of 0 to 32.
-    ///
-    /// # Errors
-    /// A prefix above 32.
-    pub fn of(address: Ipv4Addr, prefix: u8) -> Result<Self, Invalid> {
-        if prefix > 32 {
-            return invalid("prefix length must be between 0 and 32");
-        }
-        Ok(Self { network: Ipv4Addr::from_bits(address.to_bits() & mask(prefix)), prefix })
-    }
-
-    /// Whether `address` lies inside.
-    pub fn contains(self, address: Ipv4Addr) -> bool {
-        address.to_bits() & mask(self.prefix) == self.network.to_bits()
-    }
-
-    /// Whether the two share any address.
-    pub fn overlaps(self, other: Self) -> bool {
-        self.contains(other.network) || other.contains(self.network)
-    }
-
-    /// First address of the network.
-    pub fn network(self) -> Ipv4Addr {
-        self.network
-    }
-
-    /// Last address of the network (its broadcast address).
-    pub fn broadcast(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.network.to_bits() | !mask(self.prefix))
-    }
-
-    /// Prefix length, 0 to 32.
-    pub fn prefix(self) -> u8 {
-        self.prefix
-    }
-}
-
-/// Netmask bits of a prefix length of 0 to 32; a shift by 32 would overflow.
-fn mask(prefix: u8) -> u32 {
-    u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
-}
-
-impl FromStr for Cidr {
-    type Err = Invalid;
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let Some((address, prefix)) = text.split_once('/') else {
-            return invalid("must be an IPv4 network with a prefix, such as `192.168.2.0/24`");
-        };
-        let Ok(address) = address.parse::<Ipv4Addr>() else {
-            return invalid(format!("`{address}` is not an IPv4 address"));
-        };
-        let Ok(prefix) = prefix.parse::<u8>() else {
-            return invalid(format!("prefix length `{prefix}` must be between 0 and 32"));
-        };
-        let cidr = Self::of(address, prefix)?;
-        if cidr.network != address {
-            return invalid(format!("has host bits set; the network is `{cidr}`"));
-        }
-        Ok(cidr)
-    }
-}
-
-impl fmt::Display for Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.network, self.prefix)
-    }
-}
-
-text_value!(Cidr, "an IPv4 network with prefix, such as 192.168.2.0/24");
-
-/// A size in bytes, written with a binary unit: `8 GiB`, `512MiB`, `64 KiB`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Size(u64);
-
-/// Units a [`Size`] may be written in, largest first.
-const UNITS: [(&str, u64); 4] =
-    [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-
-impl Size {
-    /// A size of so many bytes.
-    pub const fn from_bytes(bytes: u64) -> Self {
-        Self(bytes)
-    }
-
-    /// The size in bytes.
-    pub const fn bytes(self) -> u64 {
-        self.0
-    }
-
-    /// The size in whole MiB, rounded up: the unit Proxmox takes for memory.
-    pub const fn mib_ceil(self) -> u64 {
-        self.0.div_ceil(1 << 20)
-    }
-}
-
-impl FromStr for Size {
-    type Err = Invalid;
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let unit = unit.trim_start();
-        let Some((_, factor)) = UNITS.iter().find(|(name, _)| *name == unit) else {
-            return invalid("must be a whole number with KiB, MiB, GiB or TiB, such as `8 GiB`");
-        };
-        let Ok(number) = number.parse::<u64>() else {
-            return invalid("must start with a whole number, such as `8 GiB`");
-        };
-        match number.checked_mul(*factor) {
-            Some(0) => invalid("must be more than zero"),
-            Some(bytes) => Ok(Self(bytes)),
-            None => invalid("is larger than 16 EiB"),
-        }
-    }
-}
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match UNITS.iter().find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor)) {
-            Some((name, factor)) => write!(f, "{} {name}", self.0 / factor),
-            None => write!(f, "{} B", self.0),
-        }
-    }
-}
-
-text_value!(Size, "a whole number with a binary unit, such as 8 GiB");
-
-/// A SHA-256 digest, written as 64 lower-case hex digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Digest([u8; 32]);
-
-impl Digest {
-    /// A digest from the raw 32 bytes of SHA-256's output.
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// SHA-256 of `data`.
-    pub fn of(data: impl AsRef<[u8]>) -> Self {
-        use sha2::Digest as _;
-        Self(sha2::Sha256::digest(data).into())
-    }
-
-    /// The first `n` hex digits (at most 64).
-    pub fn short(&self, n: usize) -> String {
-        let mut text = self.to_string();
-        text.truncate(n);
-        text
-    }
-
-    /// The raw 32 bytes.
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl FromStr for Digest {
-    type Err = Invalid;
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let mut bytes = [0; 32];
-        if text.len() != 64 || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return invalid("must be a SHA-256: 64 lower-case hex digits");
-        }
-        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let pair = std::str::from_utf8(pair).unwrap_or_default();
-            *byte = u8::from_str_radix(pair, 16).unwrap_or_default();
-        }
-        Ok(Self(bytes))
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Digest({self})")
-    }
-}
-
-text_value!(Digest, "a SHA-256: 64 lower-case hex digits");
-
 /// A Proxmox VM id: 100 to 999 999 999, the range Proxmox itself allows.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, schemars::JsonSchema,
@@ -347,8 +163,10 @@ impl fmt::Display for VmId {
 
 #[cfg(test)]
 mod tests {
+    use super::size::UNITS;
     use super::*;
     use proptest::prelude::*;
+    use std::net::Ipv4Addr;
 
     #[test]
     fn each_rule_names_itself() {
@@ -380,13 +198,13 @@ mod tests {
     proptest! {
         #[test]
         fn sizes_survive_print_and_parse(n in 1u64..1 << 20, unit in 0usize..4) {
-            let size = Size(n * UNITS[unit].1);
+            let size = Size::from_bytes(n * UNITS[unit].1);
             prop_assert_eq!(size.to_string().parse::<Size>().unwrap(), size);
         }
 
         #[test]
         fn digests_survive_print_and_parse(bytes: [u8; 32]) {
-            let digest = Digest(bytes);
+            let digest = Digest::from_bytes(bytes);
             prop_assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
         }
 
