@@ -172,7 +172,7 @@ fn let_in(plan: &mut BootPlan, folder: &Path) -> Result<()> {
     let mut keygen = std::process::Command::new("ssh-keygen");
     keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", "builder boot --keep", "-f"]).arg(&key);
     keygen.run().context("failed to make a key for --keep (package openssh-client)")?;
-    plan.node.user = LOGIN.to_owned();
+    LOGIN.clone_into(&mut plan.node.user);
     plan.node.ssh_keys.push(fs::read_to_string(key.with_extension("pub"))?.trim().to_owned());
     plan.login_key = Some(key);
     Ok(())

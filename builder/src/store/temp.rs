@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use fs_err as fs;
 use nix::fcntl::{Flock, FlockArg};
 use node::command::Run;
@@ -85,7 +85,13 @@ fn is_litter(path: &Path) -> bool {
 }
 
 /// Removes a file or a folder with all in it, also what a rootless build left under mapped ids.
+///
+/// # Errors
+/// Something in it cannot be removed, or is a mount: what lies behind one is not ours.
 pub fn remove_tree(path: &Path) -> Result<()> {
+    if let Some(mount) = mount_below(path, &fs::read_to_string("/proc/self/mountinfo")?) {
+        bail!("{mount} is mounted below {}; unmount it, then try again", path.display());
+    }
     let attempt = |path: &Path| match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),
@@ -105,6 +111,13 @@ pub fn remove_tree(path: &Path) -> Result<()> {
     unshare.run().map_err(|e| e.context(error)).context("failed to clean up the cache")
 }
 
+/// A mount point below `path`, by a process' `mountinfo` (proc(5): the fifth field).
+fn mount_below(path: &Path, mountinfo: &str) -> Option<String> {
+    let mounts = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
+    let mut below = mounts.filter(|mount| Path::new(mount).starts_with(path));
+    below.next().map(str::to_owned)
+}
+
 /// Gives us the rights on folders we own, which removing what is in them takes.
 fn open_up(path: &Path) {
     let Ok(meta) = fs::symlink_metadata(path) else { return };
@@ -122,6 +135,17 @@ fn open_up(path: &Path) {
 mod tests {
     use super::*;
     use crate::store::Store;
+
+    #[test]
+    fn nothing_is_removed_through_a_mount() {
+        let info =
+            "22 1 0:20 / /sys rw - sysfs sysfs rw\n30 1 0:5 / /tmp/x/dev rw - devtmpfs d rw\n";
+        assert_eq!(mount_below(Path::new("/tmp/x"), info).as_deref(), Some("/tmp/x/dev"));
+        assert_eq!(mount_below(Path::new("/tmp/x/d"), info), None);
+        assert_eq!(mount_below(Path::new("/tmp/y"), info), None);
+        let text = remove_tree(Path::new("/proc")).unwrap_err().to_string();
+        assert!(text.contains("is mounted below"), "{text}");
+    }
 
     #[test]
     fn a_work_folder_lives_while_held_and_is_swept_when_its_owner_is_gone() {
