@@ -53,7 +53,7 @@ unit:
 # Whole images: builds, kills, boots (a sample chosen by the commit; `just full` runs all)
 e2e: build
     tests/k3s-standin/build.sh
-    cargo test --package e2e -- --test-threads=1 --nocapture
+    cargo test --package e2e --tests -- --test-threads=1 --nocapture
 
 # All tests without sampling; writes its dated result to docs/results.md
 full:
