@@ -23,8 +23,8 @@ use crate::store::Store;
 
 /// Added to the image's own size, so that the growth of the root file system is seen.
 const GROWTH: u64 = 2 << 30;
-/// Who may log in to a guest that is kept; it may use sudo.
-const LOGIN: &str = "operator";
+/// Who may log in to a guest that is kept, and use sudo; not the name of a group Debian has.
+const LOGIN: &str = "visitor";
 /// Memory a guest gets at most by default: under emulation more only costs the host.
 const MEMORY: Size = Size::from_bytes(4 << 30);
 
