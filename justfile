@@ -53,7 +53,9 @@ unit:
 # Whole images: builds, kills, boots (a sample chosen by the commit; `just full` runs all)
 e2e: build
     tests/k3s-standin/build.sh
-    cargo test --package e2e --tests -- --test-threads=1 --nocapture
+    tests/helm.sh
+    tests/image.sh all >target/e2e-images
+    E2E_IMAGES=target/e2e-images cargo test --package e2e --tests -- --test-threads=1 --nocapture
 
 # All tests without sampling; writes its dated result to docs/results.md
 full:
@@ -66,6 +68,10 @@ deny:
 # The speed table, against mkosi in the same run
 bench *args: build
     benches/run.sh {{ args }}
+
+# firstboot's own time, memory and size, on a root prefix; writes benches/firstboot.md
+bench-firstboot *args: firstboot
+    nice python3 benches/firstboot.py {{ args }}
 
 # The documents against schemas, packages and files (needs python3 3.11); `--write` renews tables
 docs *args:

@@ -127,18 +127,22 @@ def measure_mkosi():
 
 
 def measure_boots():
-    """Power-on to maintenance mode, and firstboot's own part of it, in seconds. The network of the
-    boot test has no time server, so firstboot waits 3 s for one: that is not its own."""
-    total, own = [], []
+    """Power-on to login (console and SSH) and to maintenance mode, and firstboot's own part of it, in
+    seconds. The network of the boot test has no time server, so firstboot waits 3 s for one: that
+    is not its own. The kernel's clock starts before its first line on the console, so login is
+    counted a little late rather than early."""
+    login, total, own = [], [], []
     file = next(out.glob("*.qcow2"))
     for _ in range(args.boots):
         builder("--json", "boot", file, "--expect", "waiting", "--cpus", "2")
         text = (args.work / "log").read_text()
         verdict = json.loads(text[text.index("{\n"):text.rindex("}") + 1])
-        total.append(next(p["seconds"] for p in verdict["phases"] if p["phase"] == "waiting"))
+        at = {p["phase"]: p["seconds"] for p in verdict["phases"]}
+        login.append(at["kernel"] + verdict["figures"]["login_micros"] / 1e6)
+        total.append(at["waiting"])
         own.append(sum(s["millis"] for s in verdict["report"]["steps"] if s["name"] != "clock") / 1000)
-        say(f"boot: waiting after {total[-1]:.1f} s, firstboot {own[-1]:.2f} s, {verdict['accel']}")
-    return total, own
+        say(f"boot: login after {login[-1]:.1f} s, waiting after {total[-1]:.1f} s, firstboot {own[-1]:.2f} s, {verdict['accel']}")
+    return login, total, own
 
 
 def cell(values):
@@ -167,7 +171,7 @@ def main():
     load = os.getloadavg()[0]
     ours = measure_builder()
     theirs, version = measure_mkosi() if not args.no_mkosi else ({}, "not measured")
-    boots, own = measure_boots() if args.boots else ([], [])
+    login, boots, own = measure_boots() if args.boots else ([], [], [])
     manifest = json.loads(next(out.glob("*.manifest.json")).read_text())
     root, git = manifest["root"], lambda *a: subprocess.run(["git", *a], cwd=TOP, capture_output=True, text=True).stdout.strip()
     inc = theirs.get("incremental")
@@ -187,7 +191,8 @@ def main():
         row("K3s and images changed (350 MB)", ours["payload"], 5, inc, 0.2),
         row("base rebuilt, packages cached", ours["base"], 45, theirs.get("cached"), 0.45),
         row(f"everything cold (downloads {ours['download'][0]:.1f} s of it)", ours["cold"], ours["download"][0] + 75, theirs.get("cold"), 0.7),
-        row("power-on to maintenance mode, 2 processors", boots, 45),
+        row("power-on to login, 2 processors", login, 45),
+        f"| power-on to maintenance mode (no limit of its own) | {cell(boots)} | | | | | |",
         row("firstboot's own part of it, without its wait for a time server", own, 1), "",
         "| what | found | at most | holds |", "|---|---|---|---|",
         f"| peak memory of `builder` | {peak_kib / 1024:.0f} MiB | 100 MB | {yes(peak_kib * 1024 <= 100e6)} |",

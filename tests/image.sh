@@ -20,13 +20,14 @@ fi
 if ! "$builder" fetch --artifacts --lock "$lock" --deadline 10s 2>"$log"; then
   echo "The K3s release cannot be downloaded here ($(tail -n 1 "$log")); going on with the stand-in." >&2
   tests/k3s-standin/build.sh
-  # Helm comes as a Go module too: the lock's version, built here.
-  helm=$(sed -n '/^name = "helm"/,/^version/s/^version = "\(.*\)"/\1/p' builder.lock)
-  CGO_ENABLED=0 GOFLAGS='-trimpath -buildvcs=false' GOBIN="$PWD/target/helm" \
-    go install -ldflags '-s -w' "helm.sh/helm/v4/cmd/helm@$helm"
+  tests/helm.sh
   standin=target/k3s-standin
+  # Charts come from where the release comes from.
+  charts=$(sed -n '/^name = /{s/^name = "\(.*\)"/\1/;h};/^kind = "chart"/{x;p}' builder.lock)
+  # shellcheck disable=SC2046 # one word per chart
   "$builder" --quiet lock --output "$lock" --standin helm=target/helm/helm \
-    --standin k3s="$standin/k3s" --standin k3s-airgap-images="$standin/k3s-airgap-images.tar"
+    --standin k3s="$standin/k3s" --standin k3s-airgap-images="$standin/k3s-airgap-images.tar" \
+    $(for chart in $charts; do printf -- '--standin %s=none ' "$chart"; done)
 fi
 if [ "$profile" = all ]; then set -- --all; else set -- --profile "$profile"; fi
 exec "$builder" image "$@" --lock "$lock"

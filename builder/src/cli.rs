@@ -1,11 +1,18 @@
 //! The command line as types; the comments here are its help. Nothing is done here.
 
+mod boot;
+mod bundle;
+mod proxmox;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use node::values::{Hostname, Size};
+
+pub use boot::{BootArgs, Expect, Firmware, Seed};
+pub use bundle::{BundleArgs, BundleCommand, LiveArgs, RenderArgs};
+pub use proxmox::{PreflightArgs, PushArgs};
 
 /// Builds, boots and checks immutable K3s node images for Proxmox VE.
 ///
@@ -60,15 +67,50 @@ pub enum Command {
     Boot(BootArgs),
     /// Build an image again from its manifest and compare bit for bit
     Verify(VerifyArgs),
+    /// Check Proxmox for all that would stop a push or a rebuild halfway
+    Preflight(PreflightArgs),
+    /// Make a boot-tested image a template in Proxmox
+    Push(PushArgs),
     /// Carry one of a boot's TCP connections; QEMU calls this
     #[command(hide = true)]
     Relay {
         /// Where to
         server: SocketAddr,
     },
+    /// Show, compare or apply what runs in the cluster
+    #[command(subcommand)]
+    Bundle(BundleCommand),
     /// Look at the cache of downloads and stages, or make room
     #[command(subcommand)]
     Cache(CacheCommand),
+    /// Mint what a new cluster is born with
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Look after cluster/secrets.age: what only the operator may hold
+    #[command(subcommand)]
+    Secrets(SecretsCommand),
+}
+
+/// Commands on the cluster as a whole.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Mint id, tokens and snapshot key of a new cluster into cluster/secrets.age
+    Init {
+        /// Forget the cluster that is there: its snapshots can no longer be opened
+        #[arg(long)]
+        another: bool,
+    },
+}
+
+/// Commands on the encrypted file.
+#[derive(Debug, Subcommand)]
+pub enum SecretsCommand {
+    /// Make the key and every value that can be made at random
+    Init,
+    /// Open the decrypted text in $EDITOR, and encrypt what is saved
+    Edit,
+    /// Tell what is missing or unknown; exit status 1 unless all is there
+    Check,
 }
 
 /// Arguments of `schema`.
@@ -87,6 +129,10 @@ pub enum SchemaKind {
     Profile,
     /// cluster/cluster.toml
     Cluster,
+    /// cluster/bundle.toml
+    Bundle,
+    /// cluster/NAMESPACE/RELEASE/release.toml
+    Release,
     /// builder.lock
     Lock,
 }
@@ -166,85 +212,6 @@ pub struct ImageArgs {
     pub source: SourceArgs,
 }
 
-/// Arguments of `boot`.
-#[derive(Debug, Args)]
-pub struct BootArgs {
-    /// The image to boot, a .qcow2 with its manifest beside it
-    #[arg(required_unless_present = "profile", conflicts_with = "profile")]
-    pub image: Option<PathBuf>,
-    /// Boot the newest image of this profile
-    #[arg(long, value_name = "NAME")]
-    pub profile: Option<String>,
-    /// Where --profile looks for images
-    #[arg(long, value_name = "DIR", default_value = "out")]
-    pub out: PathBuf,
-    /// Firmware of the virtual machine
-    #[arg(long, value_enum, default_value_t = Firmware::Seabios)]
-    pub firmware: Firmware,
-    /// Leave the guest running and say how to log in
-    #[arg(long)]
-    pub keep: bool,
-    /// Give up after this time, such as 90s or 15m
-    /// [default: 90s with KVM, 10m without]
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub timeout: Option<Duration>,
-    /// How the boot must end
-    #[arg(long, value_enum, default_value_t = Expect::Ready)]
-    pub expect: Expect,
-    /// The server an agent joins, on the host's loopback [default: one started
-    /// for the test, from the image's own K3s]
-    #[arg(long, value_name = "ADDR:PORT", requires = "token_file")]
-    pub join: Option<SocketAddr>,
-    /// File with the token to join that server with
-    #[arg(long, value_name = "FILE", requires = "join")]
-    pub token_file: Option<PathBuf>,
-    /// Which node of cluster.toml to boot as [default: the profile's first]
-    #[arg(long, value_name = "NAME")]
-    pub node: Option<Hostname>,
-    /// For tests: lay a file of the host over one of the guest's; repeat. The
-    /// verdict of such a boot is never recorded
-    #[arg(long, value_name = "PATH=FILE", value_parser = path_pair, hide = true)]
-    pub replace: Vec<(String, PathBuf)>,
-    /// For tests: the drive with the node's identity
-    #[arg(long, value_enum, default_value_t = Seed::Good, hide = true)]
-    pub seed: Seed,
-    /// Memory of the guest [default: the node's, at most 4 GiB]
-    #[arg(long, value_name = "SIZE")]
-    pub memory: Option<Size>,
-    /// Virtual CPUs of the guest [default: as many as the host has]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub cpus: Option<u32>,
-}
-
-/// Firmware a guest starts with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Firmware {
-    /// BIOS, Proxmox's default
-    Seabios,
-    /// UEFI
-    Ovmf,
-}
-
-/// The drive with the node's identity in a test.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Seed {
-    /// As Proxmox writes it
-    Good,
-    /// None
-    Missing,
-    /// Not readable as YAML
-    Broken,
-}
-
-/// How a boot test must end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Expect {
-    /// The Kubernetes Node is Ready
-    Ready,
-    /// The node waits for its join secret
-    Waiting,
-}
-
 /// Arguments of `verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
@@ -296,7 +263,7 @@ fn path_pair(text: &str) -> Result<(String, PathBuf), String> {
 }
 
 /// `90s`, `15m`, `1h`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let seconds = [("s", 1), ("m", 60), ("h", 3600)].iter().find_map(|(unit, factor)| {
         text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(*factor)
     });
@@ -307,40 +274,4 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_definition_is_sound() {
-        use clap::CommandFactory as _;
-        Cli::command().debug_assert();
-    }
-
-    /// Every command and flag has a sentence of help.
-    fn told(command: &clap::Command) {
-        assert!(command.get_about().is_some(), "{}", command.get_name());
-        for arg in command.get_arguments() {
-            assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
-        }
-        command.get_subcommands().for_each(told);
-    }
-
-    #[test]
-    fn every_command_and_flag_has_its_sentence() {
-        use clap::CommandFactory as _;
-        told(&Cli::command());
-    }
-
-    #[test]
-    fn durations_and_pairs_say_what_they_want() {
-        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("2h"), Ok(Duration::from_hours(2)));
-        for bad in ["", "90", "0s", "-1s", "1d", "99999999999999999999h"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-        assert_eq!(pair("a=b=c"), Ok(("a".into(), "b=c".into())));
-        for bad in ["", "a", "=b", "a="] {
-            assert!(pair(bad).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

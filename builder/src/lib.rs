@@ -4,6 +4,7 @@
 //! fetch it, build the image stage by stage, boot it.
 
 pub mod boot;
+pub mod bundle;
 pub mod cli;
 pub mod commands;
 pub mod config;
@@ -12,8 +13,12 @@ pub mod fetch;
 pub mod image;
 pub mod lock;
 pub mod logging;
+pub mod proxmox;
+pub mod secrets;
 pub mod store;
 pub mod ui;
 
 /// Exit code for wrong usage or configuration.
 pub const USAGE: u8 = 2;
+/// Exit code where what was looked at is not as it should be.
+pub const UNHEALTHY: u8 = 3;

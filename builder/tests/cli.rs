@@ -55,7 +55,7 @@ fn broken() -> tempfile::TempDir {
 
 #[test]
 fn help_of_every_command_fits_a_terminal() {
-    let commands: [&[&str]; 11] = [
+    let commands: [&[&str]; 21] = [
         &[],
         &["check"],
         &["schema"],
@@ -64,9 +64,19 @@ fn help_of_every_command_fits_a_terminal() {
         &["image"],
         &["boot"],
         &["verify"],
+        &["bundle"],
+        &["bundle", "render"],
+        &["bundle", "diff"],
+        &["bundle", "apply"],
         &["cache"],
         &["cache", "ls"],
         &["cache", "gc"],
+        &["cluster"],
+        &["cluster", "init"],
+        &["secrets"],
+        &["secrets", "init"],
+        &["secrets", "edit"],
+        &["secrets", "check"],
     ];
     for command in commands {
         for flag in ["-h", "--help"] {
@@ -196,7 +206,7 @@ fn wrong_arguments_are_usage_errors() {
 
 #[test]
 fn committed_schemas_are_those_of_the_types() {
-    for kind in ["image", "profile", "cluster", "lock"] {
+    for kind in ["image", "profile", "cluster", "bundle", "release", "lock"] {
         let (code, stdout, stderr) = run(&["schema", kind], &shipped());
         assert_eq!(code, 0, "{stderr}");
         let file = shipped().join(format!("docs/schema/{kind}.json"));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use node::config::{self, NodeConfig, NodeFact};
+use node::report::BundleReport;
 use node::values::Digest;
 
 use crate::kubernetes::Kubernetes;
@@ -66,8 +67,12 @@ pub struct Boot {
     pub ledger: Ledger,
     /// Whether a step of this run changed what K3s reads at its start.
     pub k3s_changed: bool,
+    /// Whether what a step waits for may come by itself: the stage is then run again soon.
+    pub retry: bool,
     /// The connection that the cluster stage's first step opens.
     pub kubernetes: Option<Kubernetes>,
+    /// What became of the bundle, for the report.
+    pub bundle: Option<BundleReport>,
 }
 
 impl Boot {
@@ -79,7 +84,15 @@ impl Boot {
         let config = NodeConfig::load(&machine.root)?;
         let text = fs_err::read(machine.path(config::PATH))?;
         let ledger = Ledger::open(&machine.root, Digest::of(text), &machine.boot_id);
-        Ok(Self { machine, config, ledger, k3s_changed: false, kubernetes: None })
+        Ok(Self {
+            machine,
+            config,
+            ledger,
+            k3s_changed: false,
+            retry: false,
+            kubernetes: None,
+            bundle: None,
+        })
     }
 
     /// A path below the root.

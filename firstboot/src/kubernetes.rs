@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Node;
-use kube::api::{Api, Patch, PatchParams};
+use k8s_openapi::api::core::v1::{Namespace, Node};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use node::config::Role;
@@ -68,6 +68,19 @@ impl Kubernetes {
         Ok(Self { runtime, client })
     }
 
+    /// The client, for calls that have no method here.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Waits for a call to end.
+    ///
+    /// # Errors
+    /// The call's own.
+    pub fn wait<T>(&self, call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+        self.runtime.block_on(call)
+    }
+
     /// Whether the API server calls itself ready.
     ///
     /// # Errors
@@ -86,6 +99,38 @@ impl Kubernetes {
     pub fn node(&self, name: &str) -> Result<Option<Node>> {
         let api: Api<Node> = Api::all(self.client.clone());
         Ok(self.runtime.block_on(api.get_opt(name))?)
+    }
+
+    /// What tells this cluster from every other: the uid of its `kube-system`, which a restore keeps.
+    ///
+    /// # Errors
+    /// The API does not answer or refuses, as it does an agent.
+    pub fn cluster_uid(&self) -> Result<String> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let system = self.runtime.block_on(api.get("kube-system"))?;
+        system.metadata.uid.context("kube-system has no uid")
+    }
+
+    /// Names of all nodes.
+    ///
+    /// # Errors
+    /// The API does not answer or refuses.
+    pub fn node_names(&self) -> Result<Vec<String>> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        let list = self.runtime.block_on(api.list(&ListParams::default()))?;
+        Ok(list.items.into_iter().filter_map(|n| n.metadata.name).collect())
+    }
+
+    /// Removes a node's object; one that is not there counts as removed.
+    ///
+    /// # Errors
+    /// The API does not answer or refuses.
+    pub fn delete_node(&self, name: &str) -> Result<()> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        match self.runtime.block_on(api.delete(name, &DeleteParams::default())) {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            other => other.map(drop).map_err(Into::into),
+        }
     }
 
     /// The lease that this node's kubelet renews, if there is one.

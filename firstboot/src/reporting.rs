@@ -6,7 +6,7 @@ use node::files;
 use node::report::{CONSOLE_PREFIX, PATH, Report, SCHEMA, State};
 
 use crate::boot::Machine;
-use crate::{console, journal};
+use crate::{console, journal, metrics, packages};
 
 /// A report of this boot without any step.
 pub fn empty(machine: &Machine, config: Option<&NodeConfig>) -> Report {
@@ -18,7 +18,10 @@ pub fn empty(machine: &Machine, config: Option<&NodeConfig>) -> Report {
         boot_id: machine.boot_id.clone(),
         state: State::Starting,
         uptime_millis: machine.uptime_millis(),
+        modified: packages::known_changes(machine),
         steps: Vec::new(),
+        applying: false,
+        bundle: None,
         failure: None,
     }
 }
@@ -41,7 +44,12 @@ pub fn publish(machine: &Machine, report: &mut Report) {
         }
         Err(error) => journal::warn(&machine.root, "report", &error.to_string()),
     }
-    if let Err(error) = save(machine, report) {
+    save_quietly(machine, report);
+}
+
+/// Writes the report to its file and the metrics only; a failure is logged.
+pub fn save_quietly(machine: &Machine, report: &Report) {
+    if let Err(error) = save(machine, report).and(metrics::save(machine, report)) {
         journal::warn(&machine.root, "report", &format!("{error:#}"));
     }
 }

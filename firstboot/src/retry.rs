@@ -1,6 +1,7 @@
 //! Waiting by deadline, with the last thing seen in the error.
 
-use std::thread::sleep;
+use std::sync::mpsc::channel;
+use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -37,6 +38,25 @@ pub fn until<T>(
     }
 }
 
+/// Does `work` in a thread of its own and gives it up after `limit`: a call on a hard NFS mount whose
+/// server died comes back when the server does. The thread stays behind and ends with the process.
+///
+/// # Errors
+/// One of `work`, or the limit, naming `what` does not answer.
+pub fn within<T: Send + 'static>(
+    limit: Duration,
+    what: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (send, receive) = channel();
+    // Nobody is left to tell when the limit has passed.
+    spawn(move || drop(send.send(work())));
+    match receive.recv_timeout(limit) {
+        Ok(result) => result,
+        Err(_) => bail!("{what} does not answer (waited {:.1} s)", limit.as_secs_f64()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +79,22 @@ mod tests {
         let hour = Duration::from_hours(1);
         assert!(until::<()>(hour, hour, || bail!("final")).is_err());
         assert!(start.elapsed() < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn work_that_hangs_is_given_up_and_other_work_gives_its_result() {
+        let short = Duration::from_millis(20);
+        let hang = || -> Result<()> { loop_for_ever() };
+        let text = within(short, "NFS", hang).unwrap_err().to_string();
+        assert_eq!(text, "NFS does not answer (waited 0.0 s)");
+        let long = Duration::from_mins(1);
+        assert_eq!(within(long, "", || Ok(7)).unwrap(), 7);
+        assert_eq!(within::<()>(long, "", || bail!("why")).unwrap_err().to_string(), "why");
+    }
+
+    fn loop_for_ever() -> Result<()> {
+        loop {
+            std::thread::park();
+        }
     }
 }

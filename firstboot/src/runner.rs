@@ -21,9 +21,16 @@ pub enum End {
 }
 
 /// Walks `steps` in their order and adds each to `report`; ends at the first that does not hold.
-pub fn walk(stage: &str, steps: &[Step], boot: &mut Boot, report: &mut Report) -> End {
-    for (index, step) in steps.iter().enumerate() {
-        systemd::notify(&format!("STATUS=step {}/{} {}", index + 1, steps.len(), step.name));
+/// They are counted after the `before` steps of their stage, of which there are `all`.
+pub fn walk(
+    stage: &str,
+    steps: &[Step],
+    (before, all): (usize, usize),
+    boot: &mut Boot,
+    report: &mut Report,
+) -> End {
+    for (number, step) in (before + 1..).zip(steps) {
+        systemd::notify(&format!("STATUS=step {number}/{all} {}", step.name));
         let start = Instant::now();
         let done = one(step, boot);
         let (outcome, detail, fix) = match done {
@@ -37,7 +44,7 @@ pub fn walk(stage: &str, steps: &[Step], boot: &mut Boot, report: &mut Report) -
         let millis = start.elapsed().as_millis() as u64;
         let line =
             StepReport { name: step.name.into(), stage: stage.into(), outcome, millis, detail };
-        say(boot, index, steps.len(), &line);
+        say(boot, number, all, &line);
         let failure = Failure { step: line.name.clone(), cause: line.detail.clone(), fix };
         report.steps.push(line);
         match outcome {
@@ -57,16 +64,14 @@ fn one(step: &Step, boot: &mut Boot) -> Result<Done> {
         return (step.apply)(boot);
     }
     boot.ledger.intend(step.name)?;
-    stop_point(boot, "before", step);
     let done = (step.apply)(boot)?;
-    stop_point(boot, "after", step);
     if done.outcome != Outcome::Waiting {
         boot.ledger.finish(step.name)?;
     }
     Ok(done)
 }
 
-fn say(boot: &Boot, index: usize, all: usize, step: &StepReport) {
+fn say(boot: &Boot, number: usize, all: usize, step: &StepReport) {
     let outcome = match step.outcome {
         Outcome::Applied => "applied",
         Outcome::Satisfied => "satisfied",
@@ -76,7 +81,7 @@ fn say(boot: &Boot, index: usize, all: usize, step: &StepReport) {
     let StepReport { name, millis, detail, .. } = step;
     let colon = if detail.is_empty() { "" } else { ": " };
     let took = seconds(*millis);
-    let text = format!("step {}/{all} {name}: {outcome}, {took} s{colon}{detail}", index + 1);
+    let text = format!("step {number}/{all} {name}: {outcome}, {took} s{colon}{detail}");
     let log = if step.outcome == Outcome::Failed { journal::warn } else { journal::info };
     log(&boot.machine.root, name, &text);
 }
@@ -84,16 +89,4 @@ fn say(boot: &Boot, index: usize, all: usize, step: &StepReport) {
 /// Milliseconds as seconds with one digit behind the point.
 pub fn seconds(millis: u64) -> String {
     format!("{}.{}", millis / 1000, millis % 1000 / 100)
-}
-
-/// Ends the process where a power cut would, when a test asks for it by `FIRSTBOOT_STOP=before:STEP`
-/// or `after:STEP`; never on a node.
-fn stop_point(boot: &Boot, place: &str, step: &Step) {
-    const CODE: i32 = 99;
-    if boot.machine.root.as_os_str() == "/" {
-        return;
-    }
-    if std::env::var("FIRSTBOOT_STOP").is_ok_and(|at| at == format!("{place}:{}", step.name)) {
-        std::process::exit(CODE);
-    }
 }

@@ -1,12 +1,16 @@
 //! One run of a stage from start to exit code: open, walk, report.
 
 use anyhow::Error;
+use node::config::Role;
 use node::report::{Failure, Outcome, Report, State};
 
 use crate::boot::{Boot, Machine};
 use crate::runner::{End, walk};
-use crate::steps::{Step, secret};
-use crate::{EXIT_WRONG, journal, reporting, systemd};
+use crate::steps::{BUNDLE, Step, secret};
+use crate::{EXIT_WRONG, journal, ntfy, reporting, systemd};
+
+/// The timer that runs the host stage once more.
+const AGAIN: &str = "firstboot-again.timer";
 
 /// How often a payload that came while we looked is looked at again within one run; systemd's
 /// path unit starts us again for any later one.
@@ -43,11 +47,24 @@ fn once(name: &str, steps: &[Step], boot: &mut Boot) -> (u8, bool) {
         let host = before.iter().flat_map(|r| &r.steps).filter(|s| s.stage == "host");
         report.steps.extend(host.cloned());
     }
-    let end = walk(name, steps, boot, &mut report);
+    let later = if name == "cluster" { bundle_steps(boot) } else { &[] };
+    let all = steps.len() + later.len();
+    let mut end = walk(name, steps, (0, all), boot, &mut report);
+    let is_ready = name == "cluster" && end == End::Done;
+    if is_ready && !later.is_empty() {
+        announce(boot, &mut report);
+        end = walk(name, later, (steps.len(), all), boot, &mut report);
+        report.bundle = boot.bundle.take();
+    }
     let code = u8::from(matches!(end, End::Failed(_)));
+    if matches!(end, End::Waiting(_)) && std::mem::take(&mut boot.retry) {
+        look_again(&boot.machine);
+    }
     let waits = name == "host" && end != End::Done;
     (report.state, report.failure) = match end {
-        End::Done if name == "cluster" => (State::Ready, None),
+        End::Done if is_ready => (State::Ready, None),
+        // The node is as it should be: what runs on it is another matter, and is told.
+        End::Failed(failure) if is_ready => (State::Ready, Some(failure)),
         End::Done => (State::Starting, None),
         End::Waiting(failure) => (State::Waiting, Some(failure)),
         End::Failed(failure) => (State::Failed, Some(failure)),
@@ -55,8 +72,32 @@ fn once(name: &str, steps: &[Step], boot: &mut Boot) -> (u8, bool) {
     if report.state == State::Starting && !boot.k3s_changed {
         keep_ready(&mut report, before);
     }
-    finish(name, steps, &boot.machine, &mut report);
+    finish(name, &[steps, later].concat(), &boot.machine, &mut report);
+    // Last, when everyone who waits for this stage has its answer.
+    ntfy::start(&boot.machine, &boot.config, &report);
     (code, waits)
+}
+
+/// The steps that come when the node is Ready: on servers whose image has a bundle.
+fn bundle_steps(boot: &Boot) -> &'static [Step] {
+    let has_bundle = boot.path(node::bundle::FOLDER).join(node::bundle::INDEX).exists();
+    if boot.config.role == Role::Server && has_bundle { BUNDLE } else { &[] }
+}
+
+/// Says that the node is Ready before the bundle, which may take long: nobody who waits for the node
+/// waits for what runs on it.
+fn announce(boot: &Boot, report: &mut Report) {
+    report.state = State::Ready;
+    report.applying = true;
+    reporting::save_quietly(&boot.machine, report);
+    report.applying = false;
+}
+
+/// Has systemd run this stage again soon: a restart of its own would count the wait as a failure.
+fn look_again(machine: &Machine) {
+    if let Err(error) = systemd::start(&[AGAIN], true) {
+        journal::warn(&machine.root, "again", &format!("failed to start {AGAIN}: {error:#}"));
+    }
 }
 
 /// A host stage that ran again on a node that is Ready, and changed nothing, leaves it Ready.
@@ -74,6 +115,9 @@ fn finish(stage: &str, steps: &[Step], machine: &Machine, report: &mut Report) {
                 "{stage}: maintenance mode, K3s is not started: {}. To go on: {}",
                 f.cause, f.fix
             )
+        }
+        Some(f) if report.state == State::Ready => {
+            format!("{stage}: the node is Ready, but {}: {}. To fix: {}", f.step, f.cause, f.fix)
         }
         Some(f) => format!("{stage}: FAILED at {}: {}. To fix: {}", f.step, f.cause, f.fix),
         None => format!("{stage}: done, {}", applied(stage, steps, report)),

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use node::command::Run;
 use node::config::{self, NodeConfig};
 use node::files::write_atomic;
-use node::join::{FILE, FOLDER, Join};
+use node::join::{Bootstrap, FILE, FOLDER, Join};
 use node::report::{Report, State};
 use node::values::Digest;
 use serde_json::json;
@@ -54,6 +54,22 @@ fn table(report: &Report, ledger: &Ledger) -> String {
             step.detail
         );
     }
+    if !report.modified.is_empty() {
+        let _ = writeln!(text, "modified since the image: {}", report.modified.join(", "));
+    }
+    if report.applying {
+        text += "the bundle is being applied\n";
+    }
+    for release in report.bundle.iter().flat_map(|bundle| &bundle.releases) {
+        let _ = writeln!(
+            text,
+            "  bundle  {:<24}{:<10}{:>7} s  {}",
+            release.release,
+            release.outcome.as_str(),
+            seconds(release.millis),
+            release.detail
+        );
+    }
     if let Some(failure) = &report.failure {
         let _ = write!(text, "{}: {}\nto go on: {}\n", failure.step, failure.cause, failure.fix);
     }
@@ -85,14 +101,11 @@ pub fn check(root: &Path, file: Option<&Path>) -> Result<u8> {
 fn check_file(file: &Path) -> Result<String> {
     let data = fs_err::read(file)?;
     if data.first() == Some(&b'{') {
-        let config = serde_json::from_slice(&data);
-        let config: NodeConfig =
-            config.with_context(|| format!("{} is not a node configuration", file.display()))?;
-        return Ok(describe(&config));
+        return NodeConfig::read(file).map(|config| describe(&config));
     }
     let join =
         Join::decode(&data).with_context(|| format!("{} is not a join secret", file.display()))?;
-    let bootstrap = if join.bootstrap { ", permits a new cluster" } else { "" };
+    let bootstrap = if join.bootstrap == Bootstrap::No { "" } else { ", permits a new cluster" };
     Ok(format!("a join secret for node `{}`{bootstrap}", join.node))
 }
 

@@ -1,6 +1,8 @@
 //! Trees and configurations for the unit tests.
 
-use node::config::NodeConfig;
+use std::net::Ipv4Addr;
+
+use node::config::{Birth, NodeConfig, NodeFact, Role};
 use tempfile::TempDir;
 
 use crate::boot::{Boot, Machine};
@@ -23,6 +25,19 @@ pub fn put(boot: &Boot, path: &str, text: &str) {
 /// A file of the boot's tree, if it is there.
 pub fn get(boot: &Boot, path: &str) -> Option<String> {
     fs_err::read_to_string(boot.path(path)).ok()
+}
+
+/// A boot of `k3s-m1`, the first of three servers.
+pub fn servers() -> (TempDir, Boot) {
+    let (dir, mut boot) = boot("server", "k3s-m1");
+    let server = |n: u8| NodeFact {
+        name: format!("k3s-m{n}").parse().unwrap(),
+        address: Ipv4Addr::new(127, 0, 0, n),
+        role: Role::Server,
+    };
+    boot.config.cluster.nodes = (1..=3).map(server).collect();
+    boot.config.cluster.birth = Birth::from([("cluster-cidr".into(), "10.42.0.0/16".into())]);
+    (dir, boot)
 }
 
 fn boot(role: &str, name: &str) -> (TempDir, Boot) {

@@ -57,7 +57,7 @@ fn a_master_initialises_once_and_starts_from_its_disk_ever_after() {
     master.boot("4");
     let ran = master.run(&["host"]);
     assert_eq!((ran.code, master.report().state), (1, State::Failed));
-    assert!(ran.stderr.contains("no database, and its join secret does not permit a new cluster"));
+    assert!(ran.stderr.contains("its join secret does not permit a new cluster"));
     assert!(master.get("run/firstboot/ready").is_none());
 }
 
@@ -112,6 +112,8 @@ fn a_payload_that_cannot_be_used_is_told_from_one_that_is_not_there() {
     }
     worker.give(&whole);
     assert_eq!(worker.run(&["host"]).code, 0);
+    // From its first join on, a node keeps its token.
+    worker.put("var/lib/rancher/k3s/agent/client-kubelet.crt", "");
     let mut contradicts = worker.join();
     contradicts.token = format!("{SECRET}-other");
     worker.give(&contradicts.encode().unwrap());
@@ -124,7 +126,10 @@ fn a_payload_that_cannot_be_used_is_told_from_one_that_is_not_there() {
 #[test]
 fn a_broken_configuration_is_reported_as_that_and_k3s_stays_down() {
     for (text, want) in [
-        (Some("{\"schema\": 1"), "usr/lib/firstboot/node.json is not a node configuration: EOF"),
+        (
+            Some("{\"schema\": 1"),
+            "usr/lib/firstboot/node.json is not a node configuration: is no JSON: EOF",
+        ),
         (Some("{}"), "is not a node configuration: missing field `schema`"),
         (None, "failed to open file"),
     ] {
@@ -168,4 +173,33 @@ fn a_console_that_is_not_there_fails_nothing() {
     let worker = Node::worker();
     fs_err::remove_file(worker.path("dev/console")).unwrap();
     assert_eq!(worker.run(&["host"]).code, 0);
+}
+
+#[test]
+fn an_export_is_mounted_by_systemd_and_no_boot_waits_for_its_server() {
+    let worker = Node::worker();
+    worker.with_nfs();
+    worker.give_secret();
+    let ran = worker.run(&["host"]);
+    assert_eq!((ran.code, worker.report().state), (0, State::Starting), "{}", ran.stderr);
+    let nfs = |worker: &Node| worker.report().steps.into_iter().find(|s| s.name == "nfs").unwrap();
+    let detail = "data (192.0.2.9) not mounted yet, tried again by itself";
+    assert_eq!((nfs(&worker).outcome, nfs(&worker).detail.as_str()), (Outcome::Applied, detail));
+    let calls = worker.calls();
+    assert!(!calls.contains(&"systemctl daemon-reload".to_owned()), "{calls:?}");
+    let start = "systemctl start --no-block srv-nfs-data.timer".to_owned();
+    assert!(calls.contains(&start), "{calls:?}");
+
+    // Still away, in the same boot: nothing to change, and still said.
+    worker.put("run/timer-active", "");
+    worker.put("k3s-active", "");
+    let lasting = worker.lasting(true);
+    worker.run(&["host"]);
+    assert_eq!((nfs(&worker).outcome, nfs(&worker).detail.as_str()), (Outcome::Satisfied, detail));
+    assert!(!worker.calls().iter().any(|c| c.contains("reload") || c.contains("start")));
+    // The next boot starts the timer again, and writes nothing.
+    worker.boot("2");
+    worker.run(&["host"]);
+    assert!(worker.calls().contains(&start));
+    assert_eq!(worker.lasting(true), lasting);
 }

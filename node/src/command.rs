@@ -6,6 +6,8 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::failpoint;
+
 /// How many bytes of a failed program's stderr go into the error: enough for its last words.
 const STDERR_TAIL: usize = 2048;
 
@@ -61,7 +63,10 @@ impl Run for Command {
 }
 
 fn start(command: &mut Command) -> Result<Output> {
-    command.output().with_context(|| format!("failed to start `{}`", command.line()))
+    failpoint::reach();
+    let output = command.output();
+    failpoint::reach();
+    output.with_context(|| format!("failed to start `{}`", command.line()))
 }
 
 /// Turns a failed `output` of `command` into an error that ends with its last words.

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use fs_err as fs;
+
+use crate::failpoint;
 use fs_err::os::unix::fs::OpenOptionsExt;
 
 /// Whether an `ensure_*` call found its work already done.
@@ -30,6 +32,8 @@ impl Changed {
 /// # Errors
 /// Any failure to write, sync or rename, naming the path; the old file then still stands.
 pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    failpoint::reach();
+    sweep_beside(path);
     let temp = temp_beside(path);
     let result = write_and_rename(&temp, path, content, mode);
     if result.is_err() {
@@ -46,8 +50,41 @@ fn write_and_rename(temp: &Path, path: &Path, content: &[u8], mode: u32) -> Resu
     file.set_permissions(std::fs::Permissions::from_mode(mode))?;
     file.write_all(content)?;
     file.sync_all()?;
+    failpoint::reach();
     fs::rename(temp, path)?;
-    sync_folder_of(path)
+    sync_folder_of(path)?;
+    failpoint::reach();
+    Ok(())
+}
+
+/// Removes what writers of `path` left that a power cut ended: it may hold a secret, and nobody else
+/// would. A process of our own name may still be writing; any other that has its number is not.
+fn sweep_beside(path: &Path) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sweep_of(folder, |target| target == name);
+}
+
+/// Removes what writers of any file in `folder` left that ended without a chance to clean up.
+pub fn sweep(folder: &Path) {
+    sweep_of(folder, |_| true);
+}
+
+fn sweep_of(folder: &Path, is_wanted: impl Fn(&str) -> bool) {
+    let own = program_of(std::process::id());
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let found = entry.file_name().to_string_lossy().into_owned();
+        let middle = found.strip_prefix('.').and_then(|f| f.strip_suffix(".tmp"));
+        let Some((target, pid)) = middle.and_then(|m| m.rsplit_once('.')) else { continue };
+        if is_wanted(target) && pid.parse().is_ok_and(|pid: u32| program_of(pid) != own) {
+            let _ = fs::remove_file(entry.path()); // another user's litter is not ours to remove
+        }
+    }
+}
+
+/// Name of a running program; `None` when nothing has that number.
+fn program_of(pid: u32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/comm")).ok()
 }
 
 /// Like [`write_atomic`], but leaves a file alone that already has this content and mode.
@@ -81,8 +118,12 @@ fn is_same(path: &Path, content: &[u8], mode: u32) -> Result<bool> {
 /// # Errors
 /// Any failure but the file's absence.
 pub fn ensure_absent(path: &Path) -> Result<Changed> {
+    failpoint::reach();
     match fs::remove_file(path) {
-        Ok(()) => sync_folder_of(path).map(|()| Changed::Yes),
+        Ok(()) => {
+            failpoint::reach();
+            sync_folder_of(path).map(|()| Changed::Yes)
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Changed::No),
         Err(e) => Err(e.into()),
     }
@@ -119,6 +160,20 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
         assert_eq!(ensure_absent(&path).unwrap(), Changed::Yes);
         assert_eq!(ensure_absent(&path).unwrap(), Changed::No);
+    }
+
+    #[test]
+    fn what_a_power_cut_left_goes_with_the_next_write_and_a_living_writers_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let beside = |pid: u32| dir.path().join(format!(".b.{pid}.tmp"));
+        // Process ids end at 2^22; 1 is not this test.
+        for pid in [u32::MAX, 1, std::process::id()] {
+            fs::write(beside(pid), "half").unwrap();
+        }
+        fs::write(dir.path().join(".bb.1.tmp"), "another file's").unwrap();
+        write_atomic(&dir.path().join("b"), b"x", 0o600).unwrap();
+        assert!(!beside(u32::MAX).exists() && !beside(1).exists());
+        assert!(dir.path().join(".bb.1.tmp").exists());
     }
 
     #[test]

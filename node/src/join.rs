@@ -3,12 +3,19 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Role;
+use crate::json;
+use crate::token::Token;
 use crate::values::{Digest, Hostname};
 
 /// Folder on the node, a tmpfs, root, 0700, that the guest agent writes into.
 pub const FOLDER: &str = "run/firstboot/join";
 /// Name of the payload in it.
 pub const FILE: &str = "payload";
+/// Label of the drive that may hold the payload instead, as [`FILE`].
+pub const DRIVE: &str = "FIRSTBOOT";
+/// Fields that no message may show.
+const SECRET: &[&str] = &["token", "agent_token", "snapshot_key"];
 /// First word of the header line.
 const MAGIC: &str = "firstboot-join-1";
 
@@ -23,9 +30,32 @@ pub struct Join {
     /// Agents' own token, given to servers only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_token: Option<String>,
+    /// The cluster's id, minted once: snapshots on NFS lie below it. Servers only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<Hostname>,
+    /// Key of the snapshots' HMAC-SHA256, 64 hexadecimal digits. Servers only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_key: Option<String>,
     /// One-time permission to start a new cluster (D11); servers only.
     #[serde(default)]
-    pub bootstrap: bool,
+    pub bootstrap: Bootstrap,
+}
+
+/// Whether a server may start a new cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Bootstrap {
+    /// No: it restores a snapshot or stops.
+    #[default]
+    No,
+    /// Once, if no server has a record of this cluster on NFS yet.
+    Once,
+    /// Once, without a record: whoever says so has just minted the cluster's id. For boot tests,
+    /// which have no NFS.
+    Unrecorded,
+    /// Not a new one: once, to bring back a cluster of several servers from this server's newest
+    /// snapshot after all of them are lost.
+    Restore,
 }
 
 // A token must not reach a log by way of `{:?}`.
@@ -94,9 +124,56 @@ impl Join {
         if body.len() > want || Digest::of(body) != digest {
             return Err(broken("its bytes do not have the announced digest"));
         }
-        // serde's message could quote the token; say where, not what.
-        serde_json::from_slice(body)
-            .map_err(|e| NotJoin::Broken(format!("wrong content at column {}", e.column())))
+        let join: Self = json::read(body, SECRET).map_err(NotJoin::Broken)?;
+        join.check().map_err(NotJoin::Broken)?;
+        Ok(join)
+    }
+
+    /// What holds for every node.
+    fn check(&self) -> Result<(), String> {
+        let tokens = [("token", Some(&self.token)), ("agent_token", self.agent_token.as_ref())];
+        for (field, token) in tokens {
+            let Some(token) = token else { continue };
+            Token::parse(token).map_err(|rule| format!("`{field}` is a token {rule}"))?;
+        }
+        match self.snapshot_key.as_ref().map(|key| key.parse::<Digest>()) {
+            Some(Err(_)) => Err("`snapshot_key` is not 64 lower-case hexadecimal digits".into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it is what a node of this role gets.
+    ///
+    /// # Errors
+    /// The field that does not fit, and why, as words that follow "the join secret".
+    pub fn check_role(&self, role: Role) -> Result<(), String> {
+        let user = Token::parse(&self.token).map_or("", |token| token.user);
+        let servers_only = [
+            ("token", user == "server"),
+            ("agent_token", self.agent_token.is_some()),
+            ("cluster_id", self.cluster_id.is_some()),
+            ("snapshot_key", self.snapshot_key.is_some()),
+            ("bootstrap", self.bootstrap != Bootstrap::No),
+        ];
+        let needed = [
+            ("cluster_id", self.cluster_id.is_none()),
+            ("snapshot_key", self.snapshot_key.is_none()),
+        ];
+        match role {
+            Role::Agent => match servers_only.iter().find(|(_, given)| *given) {
+                Some((field, _)) => Err(format!(
+                    "has a `{field}` that only a server may have, and this is an agent"
+                )),
+                None => Ok(()),
+            },
+            Role::Server => match needed.iter().find(|(_, missing)| *missing) {
+                Some((field, _)) => Err(format!("lacks `{field}`, which every server needs")),
+                None if user == "node" => {
+                    Err("has a `token` of an agent, and this is a server".to_owned())
+                }
+                None => Ok(()),
+            },
+        }
     }
 }
 
@@ -109,7 +186,9 @@ mod tests {
             node: "k3s-worker-01".parse().unwrap(),
             token: "s3cret-token".into(),
             agent_token: None,
-            bootstrap: false,
+            cluster_id: None,
+            snapshot_key: None,
+            bootstrap: Bootstrap::No,
         }
     }
 
@@ -137,6 +216,39 @@ mod tests {
         let body = br#"{"node":"a","token":"s3cret-token","extra":1}"#;
         let mut data = format!("{MAGIC} {} {}\n", body.len(), Digest::of(body)).into_bytes();
         data.extend_from_slice(body);
-        assert!(!Join::decode(&data).unwrap_err().to_string().contains("s3cret"));
+        let text = Join::decode(&data).unwrap_err().to_string();
+        assert!(!text.contains("s3cret") && text.contains("unknown field `extra`"), "{text}");
+    }
+
+    #[test]
+    fn a_role_gets_what_is_its_own() {
+        let full = |user| format!("K10{}::{user}:s3cret", "ab".repeat(32));
+        let agent = |change: fn(&mut Join)| {
+            let mut join = sample();
+            change(&mut join);
+            join.check_role(Role::Agent)
+        };
+        assert_eq!(agent(|_| ()), Ok(()));
+        for (field, change) in [
+            ("agent_token", (|j| j.agent_token = Some("x".into())) as fn(&mut Join)),
+            ("cluster_id", |j| j.cluster_id = "x".parse().ok()),
+            ("snapshot_key", |j| j.snapshot_key = Some("x".into())),
+            ("bootstrap", |j| j.bootstrap = Bootstrap::Restore),
+        ] {
+            assert!(agent(change).unwrap_err().starts_with(&format!("has a `{field}` that only")));
+        }
+        let of = |token: String| Join { token, ..sample() };
+        assert!(of(full("node")).check_role(Role::Agent).is_ok());
+        assert!(of(full("server")).check_role(Role::Agent).is_err());
+        let mut server = of(full("node"));
+        assert_eq!(
+            server.check_role(Role::Server).unwrap_err(),
+            "lacks `cluster_id`, which every server needs"
+        );
+        server.cluster_id = "home-1".parse().ok();
+        server.snapshot_key = Some("ab".repeat(32));
+        assert!(server.check_role(Role::Server).unwrap_err().contains("`token` of an agent"));
+        server.token = full("server");
+        assert_eq!(server.check_role(Role::Server), Ok(()));
     }
 }

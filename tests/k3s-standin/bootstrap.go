@@ -38,7 +38,7 @@ func bootstrapKey(password string) string {
 
 // keepBootstrap puts the cluster's CAs and keys into etcd, so that a snapshot and the token are the whole cluster.
 func (s *server) keepBootstrap(ctx context.Context) error {
-	client, err := s.etcdClient()
+	client, err := s.etcdClient("")
 	if err != nil {
 		return err
 	}
@@ -47,16 +47,9 @@ func (s *server) keepBootstrap(ctx context.Context) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("starting kubernetes: preparing server: %w", err)
 	}
-	files := map[string][]byte{}
-	for _, name := range bootstrapFiles {
-		content, err := os.ReadFile(filepath.Join(s.dataDir, name))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		files[name] = content
+	files, err := s.clusterFiles()
+	if err != nil {
+		return err
 	}
 	const ca = "tls/server-ca.crt"
 	if stored != nil && !bytes.Equal(stored[ca], files[ca]) {
@@ -77,6 +70,22 @@ func (s *server) keepBootstrap(ctx context.Context) error {
 	defer cancel()
 	_, err = client.Put(ctx, bootstrapKey(s.serverPass), sealed)
 	return err
+}
+
+// clusterFiles are the cluster's CAs and keys on this disk.
+func (s *server) clusterFiles() (map[string][]byte, error) {
+	files := map[string][]byte{}
+	for _, name := range bootstrapFiles {
+		content, err := os.ReadFile(filepath.Join(s.dataDir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		files[name] = content
+	}
+	return files, nil
 }
 
 // readBootstrap gives the files; fs.ErrNotExist means that nobody has put any yet.
@@ -104,12 +113,17 @@ func readBootstrap(ctx context.Context, client *clientv3.Client, password string
 	return nil, errOtherToken
 }
 
-func (s *server) etcdClient() (*clientv3.Client, error) {
+// etcdClient speaks to this server's etcd, or to the one at a URL.
+func (s *server) etcdClient(at string) (*clientv3.Client, error) {
 	pair, err := tls.LoadX509KeyPair(filepath.Join(s.pki.tls, "etcd/client.crt"), filepath.Join(s.pki.tls, "etcd/client.key"))
 	if err != nil {
 		return nil, err
 	}
-	return clientv3.New(s.etcdConfig(&tls.Config{RootCAs: s.pki.etcd.pool(), Certificates: []tls.Certificate{pair}}))
+	config := s.etcdConfig(&tls.Config{RootCAs: s.pki.etcd.pool(), Certificates: []tls.Certificate{pair}})
+	if at != "" {
+		config.Endpoints = []string{at}
+	}
+	return clientv3.New(config)
 }
 
 func (s *server) etcdConfig(config *tls.Config) clientv3.Config {

@@ -37,8 +37,13 @@ containerd=github.com/containerd/containerd/v2
 		-ldflags "-s -w -buildid= -X main.version=${v#v}+k3s-standin -extldflags -static" github.com/opencontainers/runc)
 go build -ldflags '-s -w -buildid=' -o "$work/pause/pause" ./image/pause
 go build -ldflags '-s -w -buildid=' -o "$work/hello/hello" ./image/hello
+# Debian's static one under the name of K3s' set, for the bundle's own checks.
+(cd "$work"
+	apt-get download -qq busybox-static 2>/dev/null || { apt-get update -qq && apt-get download -qq busybox-static; }
+	dpkg-deb -x busybox-static_*.deb busybox)
 go run ./pack images "$work/k3s-airgap-images.tar" \
-	"rancher/mirrored-pause:3.10.2=$work/pause/pause" "docker.io/library/standin-hello:1=$work/hello/hello"
+	"rancher/mirrored-pause:3.10.2=$work/pause/pause" "docker.io/library/standin-hello:1=$work/hello/hello" \
+	"docker.io/rancher/mirrored-library-busybox:1.37.0=$work/busybox/bin/busybox"
 
 cp -r . "$work/src" # the helper programs become part of the source, in a copy
 go run ./pack payload "$work/bin" "$work/src/payload"

@@ -21,7 +21,7 @@ func gitVersion() string { return version.Get().GitVersion }
 
 // controlPlane starts etcd, then the apiserver, then what talks to the apiserver.
 func (s *server) controlPlane(ctx context.Context) error {
-	if err := s.startEtcd(); err != nil {
+	if err := s.startEtcd(ctx); err != nil {
 		return err
 	}
 	dial := func() error {
@@ -34,6 +34,9 @@ func (s *server) controlPlane(ctx context.Context) error {
 	if err := poll(ctx, 200*time.Millisecond, "etcd", dial); err != nil {
 		return err
 	}
+	if err := s.awaitVoter(ctx); err != nil {
+		return err
+	}
 	if err := s.keepBootstrap(ctx); err != nil {
 		return err
 	}
@@ -41,6 +44,9 @@ func (s *server) controlPlane(ctx context.Context) error {
 		return err
 	}
 	if err := s.awaitAPIServer(ctx); err != nil {
+		return err
+	}
+	if err := s.dropOwnLeases(ctx); err != nil {
 		return err
 	}
 	if err := s.startControllers(); err != nil {
@@ -69,23 +75,30 @@ func etcdName(dir, node string) (string, error) {
 
 func (s *server) etcdDir() string { return filepath.Join(s.dataDir, "db/etcd") }
 
-func (s *server) startEtcd() error {
+func (s *server) startEtcd(ctx context.Context) error {
 	name, err := etcdName(s.etcdDir(), s.node)
 	if err != nil {
 		return err
 	}
-	client := fmt.Sprintf("https://127.0.0.1:%d", s.ports.etcd)
-	peer := fmt.Sprintf("https://127.0.0.1:%d", s.ports.etcdPeer)
+	peer := s.public(s.ports.etcdPeer)
+	initial, state := name+"="+peer, "new"
+	if s.joinsNow {
+		if initial, err = s.addMember(ctx, name); err != nil {
+			return err
+		}
+		state = "existing"
+	}
 	pair := filepath.Join(s.pki.tls, "etcd/server-client")
 	ca := filepath.Join(s.pki.tls, "etcd/server-ca.crt")
 	args := arguments{}
 	args.set("name", name)
 	args.set("data-dir", s.etcdDir())
-	args.set("listen-client-urls", client)
-	args.set("advertise-client-urls", client)
-	args.set("listen-peer-urls", peer)
+	args.set("listen-client-urls", s.urls(s.ports.etcd))
+	args.set("advertise-client-urls", s.public(s.ports.etcd))
+	args.set("listen-peer-urls", s.urls(s.ports.etcdPeer))
 	args.set("initial-advertise-peer-urls", peer)
-	args.set("initial-cluster", name+"="+peer)
+	args.set("initial-cluster", initial)
+	args.set("initial-cluster-state", state)
 	args.set("client-cert-auth", "true")
 	args.set("peer-client-cert-auth", "true")
 	args.set("trusted-ca-file", ca)
@@ -187,9 +200,10 @@ func (s *server) awaitAPIServer(ctx context.Context) error {
 func (s *server) startControllers() error {
 	cred := func(name string) arguments {
 		path := filepath.Join(s.pki.cred, name+".kubeconfig")
-		// One server only: without an election a restart or a restore need not wait for an old lease to run out.
+		// Long leases: an emulated machine may stand still for longer than the usual 10 s, and a lost lease ends us.
 		return arguments{"kubeconfig": {path}, "authentication-kubeconfig": {path}, "authorization-kubeconfig": {path},
-			"bind-address": {"127.0.0.1"}, "profiling": {"false"}, "leader-elect": {"false"}}
+			"bind-address": {"127.0.0.1"}, "profiling": {"false"}, "leader-elect-lease-duration": {"60s"},
+			"leader-elect-renew-deadline": {"40s"}, "leader-elect-retry-period": {"5s"}}
 	}
 	args := cred("controller")
 	args.set("allocate-node-cidrs", "true")

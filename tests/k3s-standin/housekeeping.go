@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,13 +20,16 @@ const tendEvery = 5 * time.Second
 
 // housekeeping is the small rest that a cluster needs and no component does.
 func (s *server) housekeeping(ctx context.Context) error {
-	if err := poll(ctx, time.Second, "the kubernetes endpoint", func() error { return s.publishAPI(ctx) }); err != nil {
+	if err := poll(ctx, time.Second, "the kubernetes endpoint", func() error { return s.tendMembers(ctx) }); err != nil {
 		return err
 	}
 	go s.scheduleSnapshots(ctx)
 	for {
 		if err := s.tendNodePasswords(ctx); err != nil && ctx.Err() == nil {
 			logrus.Warnf("standin: failed to look after node passwords: %v", err)
+		}
+		if err := s.tendMembers(ctx); err != nil && ctx.Err() == nil {
+			logrus.Warnf("standin: failed to look after etcd's members: %v", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -35,9 +39,9 @@ func (s *server) housekeeping(ctx context.Context) error {
 	}
 }
 
-// publishAPI makes the address of Service default/kubernetes this server's public port: the apiserver itself listens
+// publishAPI makes the addresses of Service default/kubernetes the servers' public ports: the apiserver itself listens
 // on loopback only, so its own way of doing that is off.
-func (s *server) publishAPI(ctx context.Context) error {
+func (s *server) publishAPI(ctx context.Context, members []*etcdserverpb.Member) error {
 	if s.ip.IsLoopback() {
 		return nil // not a valid endpoint address
 	}
@@ -50,9 +54,11 @@ func (s *server) publishAPI(ctx context.Context) error {
 	slice := &discovery.EndpointSlice{
 		ObjectMeta:  meta.ObjectMeta{Name: "kubernetes", Namespace: "default", Labels: labels},
 		AddressType: family,
-		Endpoints: []discovery.Endpoint{{Addresses: []string{s.ip.String()},
-			Conditions: discovery.EndpointConditions{Ready: &ready}}},
-		Ports: []discovery.EndpointPort{{Name: &name, Port: &port, Protocol: &protocol}},
+		Ports:       []discovery.EndpointPort{{Name: &name, Port: &port, Protocol: &protocol}},
+	}
+	for _, address := range s.addresses(members) {
+		slice.Endpoints = append(slice.Endpoints, discovery.Endpoint{Addresses: []string{address},
+			Conditions: discovery.EndpointConditions{Ready: &ready}})
 	}
 	slices := s.api.DiscoveryV1().EndpointSlices("default")
 	_, err := slices.Update(ctx, slice, meta.UpdateOptions{})
@@ -89,13 +95,15 @@ func (s *server) markOnce(ctx context.Context, since meta.Time) error {
 	}
 	roles, err := json.Marshal(object{"metadata": object{
 		"labels":      object{"node-role.kubernetes.io/control-plane": "true", "node-role.kubernetes.io/etcd": "true"},
-		"annotations": object{"etcd.k3s.cattle.io/node-name": name, "etcd.k3s.cattle.io/node-address": s.ip.String()},
+		"annotations": object{memberName: name, "etcd.k3s.cattle.io/node-address": s.ip.String()},
+		"finalizers":  []string{memberFinalizer},
 	}})
 	if err != nil {
 		return err
 	}
-	voter, err := json.Marshal(object{"status": object{"conditions": []object{{"type": "EtcdIsVoter", "status": "True",
-		"reason": "MemberNotLearner", "message": "Node is a voting member of the etcd cluster",
+	status, reason, message := s.voter(ctx)
+	voter, err := json.Marshal(object{"status": object{"conditions": []object{{"type": "EtcdIsVoter", "status": status,
+		"reason": reason, "message": message,
 		"lastHeartbeatTime": meta.Now(), "lastTransitionTime": since}}}})
 	if err != nil {
 		return err

@@ -78,14 +78,19 @@ type supervisorClient struct {
 	http  *http.Client
 }
 
-// dialSupervisor fetches the CA, compares it with the hash in the token, and tries the password.
-// A node that was here before also shows its certificate: its token may have run out since.
+// dialSupervisor connects with the token. A node that was here before also shows its certificate: its token may have
+// run out since.
 func (a *agent) dialSupervisor(ctx context.Context) (*supervisorClient, error) {
 	parsed, err := parseToken(a.token)
 	if err != nil {
 		return nil, err
 	}
-	insecure := &supervisorClient{url: a.url, http: httpClient(&tls.Config{InsecureSkipVerify: true})}
+	return dial(ctx, a.url, parsed, filepath.Join(a.dir, "client-kubelet"))
+}
+
+// dial fetches the CA, compares it with the hash in the token, and tries the password.
+func dial(ctx context.Context, url string, parsed token, known string) (*supervisorClient, error) {
+	insecure := &supervisorClient{url: url, http: httpClient(&tls.Config{InsecureSkipVerify: true})}
 	ca, err := insecure.do(ctx, http.MethodGet, "/cacerts", nil, nil)
 	if err != nil {
 		return nil, fmt.Errorf("failed to get CA certs: %w", err)
@@ -99,11 +104,10 @@ func (a *agent) dialSupervisor(ctx context.Context) (*supervisorClient, error) {
 		return nil, errors.New("the server's CA is not a certificate")
 	}
 	config := &tls.Config{RootCAs: pool}
-	known := filepath.Join(a.dir, "client-kubelet")
 	if pair, err := tls.LoadX509KeyPair(known+".crt", known+".key"); err == nil {
 		config.Certificates = []tls.Certificate{pair}
 	}
-	client := &supervisorClient{url: a.url, token: parsed, http: httpClient(config)}
+	client := &supervisorClient{url: url, token: parsed, http: httpClient(config)}
 	if _, err := client.do(ctx, http.MethodGet, "/v1-k3s/readyz", nil, nil); err != nil {
 		return nil, err
 	}

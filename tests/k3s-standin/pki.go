@@ -46,8 +46,8 @@ func openPKI(server string) (*pki, error) {
 }
 
 // issueAll renews the certificates of the server's own components and their kubeconfigs.
-func (p *pki) issueAll(hosts []string, apiserver string) error {
-	local := []string{"localhost", "127.0.0.1", "::1"}
+func (p *pki) issueAll(hosts []string, ip, apiserver string) error {
+	local := []string{"localhost", "127.0.0.1", "::1", ip}
 	for path, leaf := range map[string]struct {
 		by  *authority
 		who subject

@@ -81,7 +81,7 @@ func (s *server) restoreSnapshot(from string) error {
 		return err
 	}
 	name := s.node + "-" + randomHex(4)
-	peer := fmt.Sprintf("https://127.0.0.1:%d", s.ports.etcdPeer)
+	peer := s.public(s.ports.etcdPeer)
 	err := snapshot.NewV3(zap.NewNop()).Restore(snapshot.RestoreConfig{SnapshotPath: from, Name: name, OutputDataDir: dir,
 		OutputWALDir: filepath.Join(dir, "member/wal"), PeerURLs: []string{peer}, InitialCluster: name + "=" + peer,
 		InitialClusterToken: "etcd-cluster"})

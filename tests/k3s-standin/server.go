@@ -31,6 +31,7 @@ type server struct {
 	pki        *pki
 	api        kubernetes.Interface
 	run        *children
+	joinsNow   bool          // this start becomes a member of another server's cluster
 	verified   sync.Map      // node passwords that were right, so that a join costs one scrypt and not four
 	ready      chan struct{} // closed when the apiserver answers
 }
@@ -59,9 +60,6 @@ func runServer(argv []string) error {
 	}
 	if s.is("cluster-reset") {
 		return clusterReset(ctx, s)
-	}
-	if s.str("server", "") != "" {
-		return errors.New("standin: joining another server (server:) is not in the stand-in")
 	}
 	if s.str("datastore-endpoint", "") != "" {
 		return errors.New("standin: datastore-endpoint is not in the stand-in")
@@ -95,6 +93,11 @@ func newServer(s settings) (*server, error) {
 func (s *server) serve(ctx context.Context) error {
 	logrus.Infof("Starting k3s %s (standin)", gitVersion())
 	notify("STATUS=standin: starting")
+	if s.joinsNow = s.joins(); s.joinsNow {
+		if err := s.fetchCluster(ctx); err != nil {
+			return fmt.Errorf("starting kubernetes: preparing server: %w", err)
+		}
+	}
 	if err := s.prepare(); err != nil {
 		return err
 	}
@@ -147,7 +150,7 @@ func (s *server) prepare() error {
 	if err != nil {
 		return err
 	}
-	if err := s.pki.issueAll(hosts, s.apiserver); err != nil {
+	if err := s.pki.issueAll(hosts, s.ip.String(), s.apiserver); err != nil {
 		return err
 	}
 	base := s.str("data-dir", defaultDataDir())

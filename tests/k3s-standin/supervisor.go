@@ -137,10 +137,10 @@ func (s *server) adminOnly(next http.Handler) http.Handler {
 	})
 }
 
-// clusterConfig is what an agent must know about the cluster.
+// clusterConfig is what a node must know about the cluster.
 type clusterConfig struct {
-	ClusterCIDR, ServiceCIDR, ClusterDNS, ClusterDomain string
-	DisableKubeProxy                                    bool
+	criticalArgs
+	DisableKubeProxy bool
 }
 
 func (s *server) agentRoutes() http.Handler {
@@ -149,14 +149,14 @@ func (s *server) agentRoutes() http.Handler {
 	mux.HandleFunc("/v1-k3s/server-ca.crt", func(w http.ResponseWriter, _ *http.Request) { w.Write(s.pki.server.pem) })
 	mux.HandleFunc("/v1-k3s/readyz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
 	mux.HandleFunc("/v1-k3s/config", func(w http.ResponseWriter, _ *http.Request) {
-		dns, err := serviceIP(s.serviceCIDR(), 10)
+		critical, err := s.criticalArgs()
 		if err != nil {
 			refuse(w, http.StatusInternalServerError, err.Error())
 			return
 		}
-		json.NewEncoder(w).Encode(clusterConfig{s.clusterCIDR(), s.serviceCIDR(), s.str("cluster-dns", dns),
-			s.domain(), s.is("disable-kube-proxy")})
+		json.NewEncoder(w).Encode(clusterConfig{critical, s.is("disable-kube-proxy")})
 	})
+	mux.HandleFunc("/v1-k3s/server-bootstrap", s.serveBootstrap)
 	mux.HandleFunc("POST /v1-k3s/client-kubelet.crt", s.nodeCertificate(s.pki.client, func(node, _ string) subject {
 		return subject{name: "system:node:" + node, groups: []string{"system:nodes"}}
 	}))

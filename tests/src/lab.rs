@@ -44,12 +44,6 @@ impl Programs {
     /// # Errors
     /// One is missing; the error says what to run.
     pub fn find() -> Result<Self> {
-        let target = repository().join("target");
-        let there = |path: &str, fix: &str| {
-            let path = target.join(path);
-            ensure!(path.is_file(), "{} is not there; run `{fix}` first", path.display());
-            Ok(path)
-        };
         Ok(Self {
             builder: there("release/builder", "just build")?,
             firstboot: there("x86_64-unknown-linux-gnu/release/firstboot", "just build")?,
@@ -57,6 +51,21 @@ impl Programs {
             images: there("k3s-standin/k3s-airgap-images.tar", "tests/k3s-standin/build.sh")?,
         })
     }
+
+    /// `helm` of the lock's version.
+    ///
+    /// # Errors
+    /// It was not built; the error says what to run.
+    pub fn helm() -> Result<PathBuf> {
+        there("helm/helm", "tests/helm.sh")
+    }
+}
+
+/// A file of `target/`, or an error that says what makes it.
+fn there(path: &str, fix: &str) -> Result<PathBuf> {
+    let path = repository().join("target").join(path);
+    ensure!(path.is_file(), "{} is not there; run `{fix}` first", path.display());
+    Ok(path)
 }
 
 /// The place. Everything in it is gone when it is dropped.

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use fs_err as fs;
 
+use crate::lab::names;
+
 /// Orphans get their signal at once; ending takes them a moment, on a busy machine a longer one.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -31,9 +33,7 @@ fn now(scratch: &Path) -> Result<Vec<String>> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let ours = |line: &&str| line.split(' ').nth(1).is_some_and(|at| at.starts_with(&place));
     left.extend(mounts.lines().filter(ours).map(|line| format!("mount {line}")));
-    for entry in fs::read_dir(scratch)? {
-        left.push(format!("folder {}", entry?.path().display()));
-    }
+    left.extend(names(scratch)?.iter().map(|name| format!("file {name} in {place}")));
     Ok(left)
 }
 

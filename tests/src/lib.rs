@@ -5,11 +5,18 @@
 //! to run. Which cases of the long tables run is decided in [`sample`].
 
 pub mod cache;
+pub mod container;
+pub mod images;
+pub mod jail;
+pub mod kubernetes;
 pub mod lab;
 pub mod leftovers;
+pub mod nfs;
 pub mod run;
 pub mod sample;
 pub mod surroundings;
+pub mod tied;
+pub mod verdict;
 
 pub use lab::Lab;
 pub use run::{Ended, Running};

@@ -1,68 +1,31 @@
-//! Whole boots in QEMU, one virtual machine at a time: every profile to the end it is made for, and
-//! broken ones told as what they are.
+//! Whole boots in QEMU, one virtual machine at a time: agents to the end they are made for, and broken
+//! images told as what they are. The master's boots are in restore.rs.
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::OnceLock;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use e2e::lab::{Programs, repository};
-use e2e::run::{Ended, run};
-use e2e::sample;
+use e2e::run::run;
+use e2e::verdict::state;
+use e2e::{images, sample, verdict};
 use fs_err as fs;
 use serde_json::Value;
-
-/// The images of all profiles, built once for all boots by the same script that the README's first
-/// command runs.
-fn images() -> Result<&'static [PathBuf]> {
-    static IMAGES: OnceLock<Result<Vec<PathBuf>, String>> = OnceLock::new();
-    let built = IMAGES.get_or_init(|| {
-        Programs::find().map_err(|e| format!("{e:#}"))?;
-        let mut script = Command::new(repository().join("tests/image.sh"));
-        let ended = run(script.arg("all")).and_then(Ended::ok).map_err(|e| format!("{e:#}"))?;
-        Ok(ended.stdout.lines().map(PathBuf::from).collect())
-    });
-    built.as_deref().map_err(|e| anyhow::anyhow!("{e}"))
-}
-
-fn image(profile: &str) -> Result<&'static PathBuf> {
-    let starts = |p: &&PathBuf| {
-        let name = p.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with(&format!("{profile}-"))
-    };
-    images()?.iter().find(starts).with_context(|| format!("no image of {profile} was built"))
-}
 
 /// Boots the image of `profile`; the exit status, and the verdict it printed.
 fn boot(profile: &str, args: &[&str]) -> Result<(Option<i32>, Value)> {
     let mut command = Command::new(Programs::find()?.builder);
-    command.current_dir(repository()).args(["--json", "boot"]).arg(image(profile)?).args(args);
+    command.current_dir(repository()).args(["--json", "boot"]).arg(images::of(profile)?).args(args);
     let ended = run(&mut command)?;
-    let verdict = serde_json::from_str(&ended.stdout)
-        .with_context(|| format!("{}: no verdict: {}", ended.line, ended.stderr()))?;
+    let verdict = verdict::of(&ended, &format!("{profile} {args:?}"))?;
     Ok((ended.code(), verdict))
 }
 
 /// Boots and demands a pass with every check in it.
 fn passes(profile: &str, args: &[&str]) -> Result<Value> {
     let (code, verdict) = boot(profile, args)?;
-    ensure!(code == Some(0) && verdict["passed"] == true, "{profile} {args:?}: {verdict:#}");
-    let checks = verdict["checks"].as_array().context("checks")?;
-    let wanted = [
-        "machine-id",
-        "host keys",
-        "instance-id",
-        "failed units",
-        "root file system",
-        "clock",
-        "ports",
-        "image-id",
-        "exit status",
-    ];
-    for name in wanted {
-        ensure!(checks.iter().any(|c| c["name"] == name && c["passed"] == true), "no check {name}");
-    }
-    eprintln!("{profile} {args:?}: {:.0} s", verdict["seconds"].as_f64().unwrap_or_default());
+    verdict::passed(&verdict)?;
+    ensure!(code == Some(0), "{profile} {args:?}: passed with exit status {code:?}");
     Ok(verdict)
 }
 
@@ -76,23 +39,14 @@ fn fails(profile: &str, args: &[&str]) -> Result<String> {
     }
 }
 
-fn state(verdict: &Value) -> &str {
-    verdict["report"]["state"].as_str().unwrap_or_default()
-}
-
-#[test]
-fn a_master_starts_a_cluster_and_is_ready() {
-    let verdict = passes("master", &[]).unwrap();
-    assert_eq!(state(&verdict), "ready");
-    // The pass is on record for later commands, for exactly this file.
-    let record = PathBuf::from(format!("{}.boot.json", image("master").unwrap().display()));
-    let record: Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
-    assert_eq!(record["digest"], verdict["digest"]);
-}
-
 #[test]
 fn a_worker_joins_a_server_and_is_ready() {
-    assert_eq!(state(&passes("worker", &[]).unwrap()), "ready");
+    let verdict = passes("worker", &[]).unwrap();
+    assert_eq!(state(&verdict), "ready");
+    // The pass is on record for later commands, for exactly this file.
+    let record = PathBuf::from(format!("{}.boot.json", images::of("worker").unwrap().display()));
+    let record: Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
+    assert_eq!(record["digest"], verdict["digest"]);
 }
 
 #[test]

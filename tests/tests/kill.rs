@@ -61,18 +61,32 @@ fn begins(stage: &str, line: &str) -> bool {
     }
 }
 
-/// Starts a build and kills builder alone, as the kernel would when memory is short: its children
-/// are not told. `None` when the build was faster.
-fn killed(lab: &Lab, stage: &str, after: Duration) -> Option<Ended> {
-    let mut running = Running::start(&mut lab.image()).unwrap();
+/// How a build is stopped.
+#[derive(Clone, Copy)]
+enum Stop {
+    /// builder alone is killed, as the kernel would when memory is short: its children are not told.
+    Kill,
+    /// Ctrl-C: the whole group is told at once.
+    CtrlC,
+}
+
+/// Starts a build and stops it. `None` when the build was faster.
+fn stopped(lab: &Lab, stop: Stop, stage: &str, after: Duration) -> Option<Ended> {
+    let mut running = Running::start(lab.image().process_group(0)).unwrap();
     assert!(running.wait_for(|line| begins(stage, line)).unwrap(), "{stage} never began");
     std::thread::sleep(after);
-    if running.has_ended().unwrap() {
-        running.end().unwrap().ok().unwrap();
-        return None;
+    match stop {
+        Stop::Kill => running.signal(Signal::SIGKILL).unwrap(),
+        // The group is there until its leader was waited for, ended or not.
+        Stop::CtrlC => {
+            let group = Pid::from_raw(i32::try_from(running.id()).unwrap());
+            killpg(group, Signal::SIGINT).unwrap();
+        }
     }
-    running.signal(Signal::SIGKILL).unwrap();
-    Some(running.end().unwrap())
+    let ended = running.end().unwrap();
+    // Stopped by the signal, not by a defect of its own.
+    assert!(matches!(ended.code(), None | Some(0 | 1)), "{}", ended.stderr());
+    (ended.code() != Some(0)).then_some(ended)
 }
 
 /// A lab where `stage` is the first to be made, or one of the first.
@@ -89,18 +103,18 @@ fn before(stage: &str) -> Lab {
     }
 }
 
-/// Kills at the point, or as near before it as the machine's speed of the moment needs.
-fn kill_at((stage, share): Point) -> Lab {
+/// Stops a build at the point, or as near before it as the machine's speed of the moment needs.
+fn stop_at(stop: Stop, (stage, share): Point) -> Lab {
     let span = cache::span(&repository().join("target/e2e-cache"), stage).unwrap();
     for halved in 0..TRIES {
         let lab = before(stage);
         let after = span.mul_f64(share / f64::from(1 << halved));
-        if let Some(ended) = killed(&lab, stage, after) {
-            println!("killed in {stage} after {after:.1?}, at {:.1?} of the build", ended.time);
+        if let Some(ended) = stopped(&lab, stop, stage, after) {
+            println!("stopped in {stage} after {after:.1?}, at {:.1?} of the build", ended.time);
             return lab;
         }
     }
-    panic!("no kill in {stage} at {share} came in time");
+    panic!("no stop in {stage} at {share} came in time");
 }
 
 /// Whatever has a final name is whole, byte for byte.
@@ -132,7 +146,7 @@ fn nothing_is_left(lab: &Lab) {
 fn a_build_killed_before_the_base_ends() {
     undisturbed(); // which makes the warm cache, and with it the durations
     for number in sample::chosen("kill before", BEFORE.len(), 1).unwrap() {
-        let lab = kill_at(BEFORE[number]);
+        let lab = stop_at(Stop::Kill, BEFORE[number]);
         nothing_partial_is_seen(&lab.out);
         the_next_build_is_sound(&lab);
     }
@@ -142,24 +156,18 @@ fn a_build_killed_before_the_base_ends() {
 fn a_build_killed_after_the_base() {
     undisturbed();
     for number in sample::chosen("kill after", AFTER.len(), 4).unwrap() {
-        let lab = kill_at(AFTER[number]);
+        let lab = stop_at(Stop::Kill, AFTER[number]);
         nothing_partial_is_seen(&lab.out);
         the_next_build_is_sound(&lab);
     }
 }
 
-/// Ctrl-C reaches the whole group at once. Nothing stays but the cache, before any other build.
+/// Nothing stays after Ctrl-C but the cache, before any other build.
 #[test]
 fn ctrl_c_leaves_nothing_behind() {
     undisturbed();
-    for stage in ["base", "image"] {
-        let lab = before(stage);
-        let mut running = Running::start(lab.image().process_group(0)).unwrap();
-        assert!(running.wait_for(|line| begins(stage, line)).unwrap());
-        std::thread::sleep(Duration::from_secs(2));
-        killpg(Pid::from_raw(i32::try_from(running.id()).unwrap()), Signal::SIGINT).unwrap();
-        let ended = running.end().unwrap();
-        assert_ne!(ended.code(), Some(0));
+    for point in [("base", 0.1), ("image", 0.5)] {
+        let lab = stop_at(Stop::CtrlC, point);
         assert_eq!(leftovers::find(lab.scratch()).unwrap(), Vec::<String>::new());
         assert_eq!(lab.out_names().unwrap(), Vec::<String>::new());
         // Work in progress lies in the cache; whoever opens it next sweeps it.

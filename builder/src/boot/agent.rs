@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use node::join::{FILE, FOLDER, Join};
+use node::join::{FILE, FOLDER};
 use serde_json::{Value, json};
 
 /// A running agent answers in well under a second, also under emulation; a silent one is asked
@@ -40,14 +40,13 @@ impl Agent {
     /// The deadline passed; the last cause is the error's. The secret is in no message.
     pub fn deliver(
         &mut self,
-        join: &Join,
+        payload: &[u8],
         deadline: Instant,
         mut not_yet: impl FnMut(String),
     ) -> Result<()> {
-        let payload = join.encode().context("failed to encode the join secret")?;
         let path = format!("/{FOLDER}/{FILE}");
         loop {
-            let result = self.synchronise().and_then(|()| self.write_file(&path, &payload));
+            let result = self.synchronise().and_then(|()| self.write_file(&path, payload));
             let Err(cause) = result else { return Ok(()) };
             if Instant::now() >= deadline {
                 return Err(cause.context("failed to hand the join secret to the guest agent"));
@@ -146,12 +145,16 @@ mod tests {
     use super::*;
     use std::io::{BufRead, BufReader};
 
+    use node::join::{Bootstrap, Join};
+
     fn join() -> Join {
         Join {
             node: "n1".parse().unwrap(),
             token: "s3cret".into(),
             agent_token: None,
-            bootstrap: false,
+            cluster_id: None,
+            snapshot_key: None,
+            bootstrap: Bootstrap::No,
         }
     }
 
@@ -201,7 +204,9 @@ mod tests {
     #[test]
     fn the_secret_arrives_whole_past_old_answers_and_a_folder_that_is_late() {
         let (mut agent, thread) = agent(2, b"{\"return\":\n\xff{\"return\": 99}\n");
-        agent.deliver(&join(), Instant::now() + Duration::from_secs(20), drop).unwrap();
+        agent
+            .deliver(&join().encode().unwrap(), Instant::now() + Duration::from_secs(20), drop)
+            .unwrap();
         drop(agent);
         assert_eq!(Join::decode(&thread.join().unwrap()).unwrap(), join());
     }
@@ -209,7 +214,7 @@ mod tests {
     #[test]
     fn the_deadline_keeps_the_last_cause_and_no_secret() {
         let (mut agent, _thread) = agent(usize::MAX, b"");
-        let error = agent.deliver(&join(), Instant::now(), drop).unwrap_err();
+        let error = agent.deliver(&join().encode().unwrap(), Instant::now(), drop).unwrap_err();
         let text = format!("{error:#}");
         assert_eq!(
             text,

@@ -148,8 +148,14 @@ fn none(found: Option<&str>) -> (String, String, bool) {
     ("none".into(), found, names.is_empty())
 }
 
+/// A mount of an NFS export is tried again for ever, and between two tries systemd calls it failed:
+/// a boot test without a NAS is no broken image.
 fn failed_units(case: &Case<'_>) -> (String, String, bool) {
-    none(case.facts.ok("failed"))
+    let text = case.facts.ok("failed").map(|text| {
+        let counts = |line: &&str| !(line.starts_with("srv-nfs-") && line.contains(".mount "));
+        text.lines().filter(counts).collect::<Vec<_>>().join("\n")
+    });
+    none(text.as_deref())
 }
 
 fn cloud_init(case: &Case<'_>) -> (String, String, bool) {

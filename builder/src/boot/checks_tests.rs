@@ -34,6 +34,7 @@ const SOUND: [(&str, &str); 14] = [
 
 fn report(state: State) -> Report {
     Report {
+        modified: vec![],
         schema: 1,
         image_id: Some("worker-3f9c2a71b0de".parse().unwrap()),
         node: "k3s-worker-01".into(),
@@ -42,6 +43,8 @@ fn report(state: State) -> Report {
         state,
         uptime_millis: 1,
         steps: vec![],
+        applying: false,
+        bundle: None,
         failure: None,
     }
 }
@@ -62,6 +65,16 @@ fn failing(plan: &BootPlan, facts: &Facts, report: Option<&Report>) -> Vec<Strin
 fn a_sound_node_passes_every_check() {
     let waiting = report(State::Waiting);
     assert_eq!(failing(&sample(), &with("", ""), Some(&waiting)), [""; 0]);
+}
+
+#[test]
+fn an_export_that_waits_for_its_server_is_no_failed_unit_and_hides_none() {
+    let waiting = report(State::Waiting);
+    let mount = "srv-nfs-data.mount loaded failed failed NFS export";
+    let failed = |text: &str| failing(&sample(), &with("failed", text), Some(&waiting));
+    assert_eq!(failed(mount), [""; 0]);
+    assert_eq!(failed(&format!("{mount}\nx.service loaded failed failed X")), ["failed units"]);
+    assert_eq!(failed("srv-nfs-data.timer loaded failed failed X"), ["failed units"]);
 }
 
 #[test]

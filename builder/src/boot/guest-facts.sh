@@ -32,6 +32,7 @@ born=$(sed -n 's/^btime //p' /proc/stat)
     fact old-logs "find /var/log -type f -size +0 ! -newermt @$born"
     fact journals 'journalctl -q --list-boots --no-pager | wc -l'
     fact network 'ip -4 -o addr; ip -4 route'
+    fact login 'systemctl show -P ActiveEnterTimestampMonotonic ssh.service serial-getty@ttyS0.service'
     fact analyze 'systemd-analyze time | head -n1'
     fact memory 'head -n3 /proc/meminfo'
     fact packages 'dpkg-query -f ".\n" -W | wc -l'

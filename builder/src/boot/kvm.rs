@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::inject::EXIT_PORT;
-use super::plan::{Accel, Tools};
+use super::plan::Accel;
+use super::programs::Tools;
 
 /// A guest of a dozen instructions ends at once; one that cannot run hangs.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);

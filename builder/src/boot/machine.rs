@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::inject::EXIT_PORT;
-use super::plan::{Accel, BootPlan, Firmware, mac_text};
+use super::plan::{Accel, BootPlan, Firmware, Forward, mac_text};
 use super::qmp::{self, Qmp};
 use super::work::Work;
 
@@ -19,8 +19,6 @@ use super::work::Work;
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How long a QEMU that was told to quit may take before it is killed.
 const QUIT_LIMIT: Duration = Duration::from_secs(5);
-/// Port of the Kubernetes API.
-const API_PORT: u16 = 6443;
 
 /// A running QEMU; killed when dropped.
 #[derive(Debug)]
@@ -75,6 +73,14 @@ impl Machine {
     /// What QEMU itself complained about.
     pub fn complaints(&self) -> String {
         last_words(&self.errors)
+    }
+
+    /// Presses the power button.
+    ///
+    /// # Errors
+    /// QEMU does not take the command.
+    pub fn press_power(&mut self) -> Result<()> {
+        self.qmp.execute("system_powerdown").map(drop)
     }
 
     /// Ends the machine: asked first, then killed.
@@ -154,7 +160,8 @@ fn arguments(plan: &BootPlan, accel: Accel, work: &Work) -> Result<Vec<String>> 
     let file = |path: &Path| path.display().to_string().replace(',', ",,");
     let own = |name: &str| file(&work.path(name));
     let mut args = Args(Vec::new());
-    args.words("-nodefaults -no-user-config -display none -no-reboot -S -rtc base=utc");
+    args.words("-nodefaults -no-user-config -display none -no-reboot -S");
+    args.option("-rtc", format!("base={}", plan.clock.as_deref().unwrap_or("utc")));
     args.option("-name", plan.node.name.as_str().to_owned());
     args.option("-uuid", work.uuid.clone());
     args.words(accel.arguments());
@@ -178,7 +185,9 @@ fn arguments(plan: &BootPlan, accel: Accel, work: &Work) -> Result<Vec<String>> 
     args.words("-serial chardev:console -serial chardev:facts -device virtio-serial-pci");
     args.words("-device virtserialport,chardev=agent,name=org.qemu.guest_agent.0");
     args.words("-device virtio-rng-pci -device virtio-scsi-pci,id=scsihw0");
-    let disk = "if=none,id=scsi0,format=qcow2,cache=unsafe,discard=unmap";
+    // A disk that is kept must hold what the guest synced when its power is cut.
+    let cache = if plan.disk_file.is_some() { "writeback" } else { "unsafe" };
+    let disk = format!("if=none,id=scsi0,format=qcow2,cache={cache},discard=unmap");
     args.option("-drive", format!("{disk},file={}", file(&work.overlay)));
     args.words("-device scsi-hd,bus=scsihw0.0,drive=scsi0,bootindex=1");
     if let Some(seed) = &work.seed {
@@ -196,22 +205,22 @@ fn arguments(plan: &BootPlan, accel: Accel, work: &Work) -> Result<Vec<String>> 
     Ok(args.0)
 }
 
-/// The production LAN, played by QEMU: the gateway answers ARP (as its DNS address), the API's
-/// address leads to a server on our loopback, and nothing else leaves.
+/// The production LAN, played by QEMU: the gateway answers ARP (as its DNS address), the
+/// forwarded addresses lead to servers on our loopback, and nothing else leaves.
 fn network(plan: &BootPlan, ssh: Option<SocketAddr>) -> Result<String> {
     let (host, dhcp) = plan.spare_addresses()?;
     let mut text = format!(
         "user,id=net0,ipv6=off,restrict=on,net={},host={host},dns={},dhcpstart={dhcp}",
         plan.network, plan.node.gateway
     );
-    if let Some(server) = plan.forward {
+    for Forward { address, port, server } in &plan.forwards {
         let program = plan.tools.relay.display().to_string();
         ensure!(
             !program.contains([' ', ',', '\'', '"', '\\']),
             "{program}: QEMU cannot start a program with such a path"
         );
         let command = format!("{program} relay {server}");
-        let _ = write!(text, ",guestfwd=tcp:{}:{API_PORT}-cmd:{command}", plan.api);
+        let _ = write!(text, ",guestfwd=tcp:{address}:{port}-cmd:{command}");
     }
     if let Some(ssh) = ssh {
         let _ = write!(text, ",hostfwd=tcp:{ssh}-{}:22", plan.node.address);
@@ -233,6 +242,7 @@ impl Args {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::boot::plan::Ending;
     use crate::boot::plan::tests::sample;
 
     /// The other ends of a pretended machine's ports.
@@ -261,6 +271,11 @@ pub(crate) mod tests {
         (machine, Peers { console: console_peer, facts: facts_peer, _others: others })
     }
 
+    fn api(server: &str) -> Forward {
+        let server = server.parse().unwrap();
+        Forward { address: [192, 168, 2, 20].into(), port: 6443, server }
+    }
+
     fn line(plan: &BootPlan, accel: Accel) -> String {
         let folder = tempfile::tempdir().unwrap();
         let here = folder.path().display().to_string();
@@ -270,7 +285,7 @@ pub(crate) mod tests {
             seed: Some(folder.path().join("seed.iso")),
             smbios: vec![folder.path().join("smbios-0")],
             uuid: "UUID".into(),
-            ssh: plan.keep.then(|| "127.0.0.1:2222".parse().unwrap()),
+            ssh: (plan.ending == Ending::Keep).then(|| "127.0.0.1:2222".parse().unwrap()),
             folder,
         };
         let text = arguments(plan, accel, &work).unwrap().join(" ");
@@ -281,10 +296,10 @@ pub(crate) mod tests {
     fn the_machines_stand_as_recorded() {
         let mut plan = sample();
         plan.tools.relay = "builder".into();
-        plan.forward = Some("127.0.0.1:16443".parse().unwrap());
+        plan.forwards = vec![api("127.0.0.1:16443")];
         let bios = line(&plan, Accel::Tcg);
         plan.firmware = Firmware::Ovmf;
-        plan.keep = true;
+        plan.ending = Ending::Keep;
         let uefi = line(&plan, Accel::Kvm);
         insta::assert_snapshot!(format!("{bios}\n\n{uefi}"));
     }
@@ -293,7 +308,7 @@ pub(crate) mod tests {
     fn a_relay_that_qemu_would_misread_is_refused() {
         let mut plan = sample();
         plan.tools.relay = "/a b/builder".into();
-        plan.forward = Some("127.0.0.1:1".parse().unwrap());
+        plan.forwards = vec![api("127.0.0.1:1")];
         let text = network(&plan, None).unwrap_err().to_string();
         assert_eq!(text, "/a b/builder: QEMU cannot start a program with such a path");
     }

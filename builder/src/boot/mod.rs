@@ -14,6 +14,7 @@ pub mod machine;
 pub mod phase;
 pub mod plan;
 pub mod ports;
+pub mod programs;
 pub mod qmp;
 pub mod relay;
 pub mod seed;
@@ -35,7 +36,8 @@ use self::checks::{Case, Check};
 use self::facts::Facts;
 use self::inject::{SUCCESS_EXIT, Task};
 use self::machine::Machine;
-pub use self::plan::{Accel, BootPlan, Expect, Firmware, NodeIdentity, Seed, Tools};
+pub use self::plan::{Accel, BootPlan, Ending, Expect, Firmware, Forward, NodeIdentity, Seed};
+pub use self::programs::Tools;
 pub use self::relay::relay;
 use self::seed::SeedFiles;
 use self::signals::Signals;
@@ -50,6 +52,11 @@ use crate::ui::{Ui, since};
 const GATHERING: Duration = Duration::from_secs(30);
 /// A server on loopback answers at once or not at all.
 const FORWARD_LIMIT: Duration = Duration::from_secs(2);
+
+/// Port of the Kubernetes API.
+pub const API_PORT: u16 = 6443;
+/// NFS 4 needs this port alone.
+pub const NFS_PORT: u16 = 2049;
 
 /// Boots once and judges. A boot that fails is a verdict too, not an error.
 ///
@@ -80,7 +87,7 @@ pub fn boot(plan: &BootPlan, ui: &Ui) -> Result<Verdict> {
         schema: verdict::SCHEMA,
         passed: judged.cause.is_none(),
         cause: judged.cause,
-        sabotaged: plan.seed != Seed::NoCloud || !plan.credentials.is_empty(),
+        sabotaged: plan.is_unlike_production(),
         image_id: plan.image_id.clone(),
         digest,
         firmware: plan.firmware,
@@ -96,7 +103,7 @@ pub fn boot(plan: &BootPlan, ui: &Ui) -> Result<Verdict> {
         console_log: None,
         last_lines: judged.last_lines,
     };
-    if plan.keep {
+    if plan.ending == Ending::Keep {
         keep(plan, ui, &work, &mut watch, &verdict)?;
     }
     drop(watch);
@@ -122,7 +129,8 @@ fn hash(plan: &BootPlan, ui: &Ui) -> Result<Digest> {
 
 /// Says at once what would otherwise be an agent that never becomes ready.
 fn check_forward(plan: &BootPlan) -> Result<()> {
-    let Some(server) = &plan.forward else { return Ok(()) };
+    let api = plan.forwards.iter().find(|f| f.port == API_PORT);
+    let Some(Forward { server, .. }) = api else { return Ok(()) };
     TcpStream::connect_timeout(server, FORWARD_LIMIT).with_context(|| {
         format!("failed to reach the server at {server} that the node is to join")
     })?;
@@ -199,9 +207,10 @@ fn judge_facts(
     let report = facts.report();
     let case = Case { plan, instance_id: files.instance_id(), facts, report: report.as_ref() };
     let mut checks = checks::judge(&case);
-    let instead = watch.answer(plan.keep)?;
-    if !plan.keep {
-        checks.push(exit_check(instead));
+    match plan.ending {
+        Ending::PowerCut => checks.push(exit_check(watch.answer(false)?)),
+        Ending::Shutdown => checks.push(shutdown_check(watch.shut_down()?)),
+        Ending::Keep => drop(watch.answer(true)?),
     }
     let failed = checks.iter().any(|c| !c.passed);
     let why = checks::diagnosis(&case, &checks).filter(|_| failed).map(|(text, fix)| {
@@ -223,6 +232,16 @@ fn exit_check(instead: Option<String>) -> Check {
         right: SUCCESS_EXIT.to_string(),
         found: instead.unwrap_or_else(|| SUCCESS_EXIT.to_string()),
         fix: "the guest may not write to I/O ports; was it started with Secure Boot?".into(),
+    }
+}
+
+fn shutdown_check(instead: Option<String>) -> Check {
+    Check {
+        name: "shutdown".into(),
+        passed: instead.is_none(),
+        right: "powered off by itself".into(),
+        found: instead.unwrap_or_else(|| "powered off by itself".into()),
+        fix: "see the console's last lines for the unit that does not stop".into(),
     }
 }
 

@@ -4,21 +4,19 @@
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use node::config::Role;
 use node::image_id::ImageId;
-use node::join::Join;
 use node::values::{Cidr, Digest, Domain, Hostname, Size};
 use serde::{Deserialize, Serialize};
 
 use super::inject::Credential;
+use super::programs::Tools;
 
 /// From power-on to the verdict under emulation: twice what a master took on two busy cores.
-pub const TCG_TIMEOUT: Duration = Duration::from_mins(10);
+pub const TCG_TIMEOUT: Duration = Duration::from_mins(15);
 /// The same where the processor runs the guest itself.
 pub const KVM_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -43,21 +41,24 @@ pub struct BootPlan {
     pub api: Ipv4Addr,
     /// Server or agent: which ports must listen.
     pub role: Role,
-    /// Join secret, written into the running guest by its agent; `None` gives none.
-    pub join: Option<Join>,
-    /// Server on this host that answers for `api`:6443; `None` leaves that address unanswered
-    /// (a server is its own API).
-    pub forward: Option<SocketAddr>,
+    /// Join secret as it travels, written into the running guest by its agent; `None` gives none.
+    pub join: Option<Vec<u8>>,
+    /// Servers on this host that answer in the guest's LAN; other addresses stay unanswered.
+    pub forwards: Vec<Forward>,
     /// The state that counts as success.
     pub expect: Expect,
+    /// Where the guest's disk is kept and found again; `None`: a new one, thrown away.
+    pub disk_file: Option<PathBuf>,
+    /// How the machine ends after the verdict.
+    pub ending: Ending,
+    /// The hardware clock at power-on in QEMU's own form; `None`: the host's.
+    pub clock: Option<String>,
     /// Size the disk is given; larger than the image's own, so that growth is seen.
     pub disk: Size,
     /// Memory of the guest.
     pub memory: Size,
     /// Processors of the guest.
     pub cpus: u32,
-    /// Leave the guest running after the verdict, until Ctrl-C.
-    pub keep: bool,
     /// Private key that opens the kept guest, to be named to whoever is to log in.
     pub login_key: Option<PathBuf>,
     /// From power-on to verdict; `None`: [`KVM_TIMEOUT`] or [`TCG_TIMEOUT`].
@@ -70,6 +71,28 @@ pub struct BootPlan {
     pub seed: Seed,
     /// Further systemd credentials for the guest, see [`super::inject`].
     pub credentials: Vec<Credential>,
+}
+
+/// A server on this host that the guest finds in its LAN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forward {
+    /// Address in the guest's LAN.
+    pub address: Ipv4Addr,
+    /// TCP port there.
+    pub port: u16,
+    /// Who answers.
+    pub server: SocketAddr,
+}
+
+/// How a machine ends after its verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The guest cuts its own power, with [`super::inject::SUCCESS_EXIT`].
+    PowerCut,
+    /// By the power button, as Proxmox' `shutdown`.
+    Shutdown,
+    /// Not before Ctrl-C.
+    Keep,
 }
 
 /// What starts the guest.
@@ -160,51 +183,6 @@ pub fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// Makes a fresh command for one program.
-pub type Program = Arc<dyn Fn() -> Command + Send + Sync>;
-
-/// The programs a boot uses; each can be run in a way of the caller's own.
-#[derive(Clone)]
-pub struct Tools {
-    /// `qemu-system-x86_64`
-    pub qemu: Program,
-    /// `qemu-img`
-    pub qemu_img: Program,
-    /// `xorriso`
-    pub xorriso: Program,
-    /// The program whose hidden subcommand `relay HOST:PORT` is [`super::relay::relay`].
-    pub relay: PathBuf,
-    /// UEFI code and an empty variable store, both 4 MiB builds.
-    pub ovmf: (PathBuf, PathBuf),
-}
-
-impl Tools {
-    /// Everything from `PATH` and where Debian's packages put it.
-    ///
-    /// # Errors
-    /// The path of the running program is not known.
-    pub fn from_path() -> Result<Self> {
-        let relay = std::env::current_exe().context("failed to find this program's own file")?;
-        let program = |name: &'static str| -> Program { Arc::new(move || Command::new(name)) };
-        Ok(Self {
-            qemu: program("qemu-system-x86_64"),
-            qemu_img: program("qemu-img"),
-            xorriso: program("xorriso"),
-            relay,
-            ovmf: (
-                PathBuf::from("/usr/share/OVMF/OVMF_CODE_4M.fd"),
-                PathBuf::from("/usr/share/OVMF/OVMF_VARS_4M.fd"),
-            ),
-        })
-    }
-}
-
-impl fmt::Debug for Tools {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tools").field("relay", &self.relay).finish_non_exhaustive()
-    }
-}
-
 impl fmt::Display for Firmware {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -232,13 +210,23 @@ impl BootPlan {
         })
     }
 
+    /// Whether the guest is given what no node would find at its first boot, so that its verdict
+    /// says nothing of the image.
+    pub fn is_unlike_production(&self) -> bool {
+        self.seed != Seed::NoCloud
+            || !self.credentials.is_empty()
+            || self.clock.is_some()
+            || self.disk_file.is_some()
+    }
+
     /// Two addresses of the LAN that nothing else has, for QEMU's own host and DHCP server.
     ///
     /// # Errors
     /// An address of the plan lies outside the LAN, or the LAN is too small.
     pub fn spare_addresses(&self) -> Result<(Ipv4Addr, Ipv4Addr)> {
-        let taken = [self.node.address, self.node.gateway, self.api];
-        for address in taken {
+        let mut taken = vec![self.node.address, self.node.gateway, self.api];
+        taken.extend(self.forwards.iter().map(|f| f.address));
+        for &address in &taken {
             ensure!(self.network.contains(address), "{address} is not in {}", self.network);
         }
         let first = self.network.network().to_bits().saturating_add(1);
@@ -276,12 +264,14 @@ pub(crate) mod tests {
             api: Ipv4Addr::new(192, 168, 2, 20),
             role: Role::Agent,
             join: None,
-            forward: None,
+            forwards: Vec::new(),
             expect: Expect::Waiting,
             disk: "8 GiB".parse().unwrap(),
             memory: "2 GiB".parse().unwrap(),
             cpus: 2,
-            keep: false,
+            disk_file: None,
+            ending: Ending::PowerCut,
+            clock: None,
             login_key: None,
             timeout: None,
             console_log: "console.log".into(),

@@ -13,10 +13,11 @@ fn port_sets(case: &Case<'_>) -> (Vec<&'static str>, Vec<&'static str>) {
     let up = case.report.is_some_and(|r| r.state == State::Ready);
     match (case.plan.role, up) {
         (_, false) => (vec!["tcp/22"], vec![]),
-        // kubelet, API server; flannel, and etcd's own two and its metrics (NFR18).
+        // kubelet, API server; flannel, etcd's own two, and the metrics of etcd, controller-manager
+        // and scheduler (NFR18). Who may reach them is the firewall's to say.
         (Role::Server, true) => (
             vec!["tcp/22", "tcp/6443", "tcp/10250"],
-            vec!["udp/8472", "tcp/2379", "tcp/2380", "tcp/2381"],
+            vec!["udp/8472", "tcp/2379", "tcp/2380", "tcp/2381", "tcp/10257", "tcp/10259"],
         ),
         (Role::Agent, true) => (vec!["tcp/22", "tcp/10250"], vec!["udp/8472"]),
     }

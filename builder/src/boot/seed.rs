@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use node::command::Run;
 
-use super::plan::{NodeIdentity, Seed, Tools, mac_text};
+use super::plan::{NodeIdentity, Seed, mac_text};
+use super::programs::Tools;
 
 /// Proxmox pads its drive to 4 MiB.
 const DRIVE_BYTES: u64 = 4 << 20;

@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::json;
 
+use crate::secrets::random_text;
 use crate::ui::{Ui, since};
 
 /// From start to an answer; an idle two-core machine needs 10 s, a busy one several times that.
@@ -20,6 +21,8 @@ const START_LIMIT: Duration = Duration::from_mins(2);
 /// How long the server may take to stop before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(200);
+/// Characters of the agents' token: 256 bits and more.
+const TOKEN_LENGTH: usize = 48;
 /// Loopback ports a server with its own HTTPS port takes beside it, counting up.
 const PORTS: u16 = 8;
 
@@ -43,7 +46,11 @@ impl Server {
         let start = Instant::now();
         let address = SocketAddr::from(([127, 0, 0, 1], free_ports()?));
         let config = folder.join("config.yaml");
-        fs::write(&config, config_of(folder, address.port(), api).to_string())?;
+        // A token of its own for agents: a node refuses the servers' one (k3s.md §2.4).
+        let agent_token = folder.join("agent-token");
+        node::files::ensure_file(&agent_token, random_text(TOKEN_LENGTH)?.as_bytes(), 0o600)?;
+        let keys = config_of(folder, &agent_token, address.port(), api);
+        fs::write(&config, keys.to_string())?;
         let log = folder.join("server.log");
         let mut command = Command::new(k3s);
         command.arg("server").env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -56,7 +63,7 @@ impl Server {
             .stderr(fs::OpenOptions::new().append(true).open(&log)?.into_file());
         let child = command.spawn().context("failed to start the K3s server of the boot test")?;
         let mut server = Self { child, address, token: String::new() };
-        server.token = server.wait(&folder.join("data/server/node-token"), &log)?;
+        server.token = server.wait(&folder.join("data/server/agent-token"), &log)?;
         ui.line(format!(
             "boot: a K3s server for the agent answers on {address} ({})",
             since(start)
@@ -96,8 +103,9 @@ impl Drop for Server {
 }
 
 /// JSON, which is YAML too. The data lies in `folder/data`.
-fn config_of(folder: &Path, port: u16, api: Ipv4Addr) -> serde_json::Value {
+fn config_of(folder: &Path, agent_token: &Path, port: u16, api: Ipv4Addr) -> serde_json::Value {
     json!({
+        "agent-token-file": agent_token,
         "data-dir": folder.join("data"),
         "write-kubeconfig": folder.join("k3s.yaml"),
         "disable-agent": true,

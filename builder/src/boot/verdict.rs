@@ -109,6 +109,8 @@ pub struct Figures {
     pub root_used: Option<u64>,
     /// Memory in use, in KiB.
     pub memory_used: Option<u64>,
+    /// Microseconds from the kernel's start until both the console and SSH took a login.
+    pub login_micros: Option<u64>,
     /// What `systemd-analyze time` says.
     pub analyze: Option<String>,
 }
@@ -125,9 +127,17 @@ impl Figures {
             packages: facts.ok("packages").and_then(|t| t.trim().parse().ok()),
             root_used: facts.ok("root").and_then(|t| t.split_whitespace().nth(1)?.parse().ok()),
             memory_used: total.map(|(all, free)| all.saturating_sub(free)),
+            login_micros: login(facts),
             analyze: facts.ok("analyze").map(str::to_owned),
         }
     }
+}
+
+/// The later of the two units; a unit that is not up says 0.
+fn login(facts: &Facts) -> Option<u64> {
+    let times: Option<Vec<u64>> =
+        facts.ok("login")?.split_whitespace().map(|t| t.parse().ok().filter(|t| *t > 0)).collect();
+    times?.into_iter().max()
 }
 
 /// Where the verdict of an image lies: `worker.qcow2` → `worker.qcow2.boot.json`.
@@ -256,10 +266,16 @@ mod tests {
     #[test]
     fn figures_come_from_the_facts_and_missing_ones_stay_away() {
         let memory = "MemTotal: 2000 kB\nMemFree: 1 kB\nMemAvailable: 1500 kB";
-        let facts = facts(&[("memory", memory), ("packages", "243\n"), ("root", "100 40")]);
+        let facts = facts(&[
+            ("memory", memory),
+            ("packages", "243\n"),
+            ("root", "100 40"),
+            ("login", "7\n\n9\n"),
+        ]);
         let figures = Figures::of(&facts);
         assert_eq!(figures.memory_used, Some(500));
         assert_eq!((figures.packages, figures.root_used), (Some(243), Some(40)));
-        assert_eq!(figures.analyze, None);
+        assert_eq!((figures.login_micros, figures.analyze), (Some(9), None));
+        assert_eq!(login(&super::tests::facts(&[("login", "0\n9")])), None);
     }
 }

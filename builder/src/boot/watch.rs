@@ -28,6 +28,10 @@ const AFTERMATH: Duration = Duration::from_secs(1);
 /// Time for the guest to end QEMU after its facts were taken: three commands, emulated.
 const EXIT_LIMIT: Duration = Duration::from_secs(20);
 
+/// From the power button to the end: what Proxmox waits before it cuts the power (`timeout` of its
+/// shutdown task), under emulation too.
+const SHUTDOWN_LIMIT: Duration = Duration::from_mins(3);
+
 /// How the watch ended.
 #[derive(Debug)]
 pub enum End {
@@ -236,6 +240,25 @@ impl<'a> Watch<'a> {
         }
         self.machine.end();
         Ok(Some("the guest did not end the machine itself".to_owned()))
+    }
+
+    /// Presses the power button and waits until the machine is off: `None` when it went off by
+    /// itself, else what happened instead.
+    ///
+    /// # Errors
+    /// QEMU's state cannot be reached.
+    pub fn shut_down(&mut self) -> Result<Option<String>> {
+        self.answer(true)?;
+        self.machine.press_power()?;
+        let limit = Instant::now() + SHUTDOWN_LIMIT;
+        while Instant::now() < limit {
+            self.drain(TICK)?;
+            if let Some(status) = self.machine.ended()? {
+                return Ok((!status.success()).then(|| format!("QEMU ended with {status}")));
+            }
+        }
+        self.machine.end();
+        Ok(Some(format!("still running after {} s", SHUTDOWN_LIMIT.as_secs())))
     }
 
     /// Leaves the console to others and waits for Ctrl-C or the guest's own end.

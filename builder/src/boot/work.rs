@@ -10,7 +10,7 @@ use node::command::Run;
 use node::values::Digest;
 
 use super::inject::{self, Credential, Task};
-use super::plan::{BootPlan, Firmware};
+use super::plan::{BootPlan, Ending, Firmware};
 use super::seed::{self, SeedFiles};
 
 /// Start of the folders' names.
@@ -56,7 +56,7 @@ impl Work {
         let smbios = smbios.collect::<Result<_>>()?;
         // Proxmox gives each VM a UUID; systemd makes the machine-id of it.
         let uuid = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, task.nonce.as_bytes());
-        let ssh = if plan.keep { Some(free_port()?) } else { None };
+        let ssh = if plan.ending == Ending::Keep { Some(free_port()?) } else { None };
         Ok(Self { folder, _owner: Some(owner), overlay, seed, smbios, uuid: uuid.to_string(), ssh })
     }
 
@@ -98,10 +98,15 @@ fn sweep(temp: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A copy-on-write layer of the plan's size; the image below is opened read-only.
+/// A copy-on-write layer of the plan's size, or the one that an earlier boot left; the image below
+/// is opened read-only.
 fn overlay(plan: &BootPlan, work: &Path) -> Result<PathBuf> {
     let image = fs_err::canonicalize(&plan.image)?;
-    let overlay = work.join("disk.qcow2");
+    let overlay = match &plan.disk_file {
+        Some(kept) if kept.try_exists()? => return Ok(fs_err::canonicalize(kept)?),
+        Some(kept) => kept.clone(),
+        None => work.join("disk.qcow2"),
+    };
     (plan.tools.qemu_img)()
         .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
         .arg(&image)

@@ -1,20 +1,23 @@
 //! `builder boot`: chooses image and node, gives what the node needs to become Ready, and judges.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use fs_err as fs;
 use node::command::Run as _;
 use node::config::Role;
-use node::join::Join;
+use node::join::{Bootstrap, Join};
 use node::values::Size;
 
 use super::Context;
+use super::inputs::newest;
 use crate::boot::inject::{Credential, replace_file};
 use crate::boot::plan::mac_of;
 use crate::boot::server::Server;
-use crate::boot::{self, BootPlan, NodeIdentity, Seed, Tools};
+use crate::boot::{self, API_PORT, BootPlan, Ending, Forward, NFS_PORT, NodeIdentity, Seed, Tools};
 use crate::cli::{self, BootArgs, Expect, Firmware};
 use crate::config::{NodeSpec, Project};
 use crate::image::Manifest;
@@ -50,11 +53,11 @@ pub fn run(ctx: &Context, args: &BootArgs) -> Result<ExitCode> {
     };
     let mut plan = plan(&project, &manifest, node, role, &image, args)?;
     plan.tools = tools(&store, &manifest)?;
-    plan.join = join(args, node, role, server.as_ref())?;
+    plan.join = secret(args, node, role, server.as_ref())?;
     if args.keep {
         let_in(&mut plan, place.path())?;
     }
-    plan.forward = server.as_ref().map(|s| s.address).or(args.join);
+    plan.forwards = forwards(&project, args, server.as_ref().map(|s| s.address))?;
     let verdict = boot::boot(&plan, &ctx.ui)?;
     verdict.record(&image)?;
     if ctx.json {
@@ -67,30 +70,10 @@ pub fn run(ctx: &Context, args: &BootArgs) -> Result<ExitCode> {
 
 /// The image named, or the newest of the profile.
 fn image(ctx: &Context, args: &BootArgs) -> Result<PathBuf> {
-    if let Some(image) = &args.image {
-        return Ok(image.clone());
+    match &args.image {
+        Some(image) => Ok(image.clone()),
+        None => newest(ctx, &args.out, args.profile.as_deref().unwrap_or_default()),
     }
-    let out = ctx.root()?.join(&args.out);
-    let profile = args.profile.as_deref().unwrap_or_default();
-    let mut newest = None;
-    for entry in fs::read_dir(&out)? {
-        let path = entry?.path();
-        if !path.to_string_lossy().ends_with(".manifest.json") {
-            continue;
-        }
-        let manifest = Manifest::load(&path)?;
-        let made = fs::metadata(&path)?.modified()?;
-        if manifest.profile == profile && newest.as_ref().is_none_or(|(time, _)| *time < made) {
-            newest = Some((made, out.join(manifest.qcow2.file)));
-        }
-    }
-    let hint = || {
-        format!(
-            "no image of `{profile}` in {}; run `builder image --profile {profile}`",
-            out.display()
-        )
-    };
-    Ok(newest.with_context(hint)?.1)
 }
 
 fn node<'a>(project: &'a Project, manifest: &Manifest, args: &BootArgs) -> Result<&'a NodeSpec> {
@@ -144,7 +127,7 @@ fn plan(
         api: cluster.api,
         role,
         join: None,
-        forward: None,
+        forwards: Vec::new(),
         expect: match args.expect {
             Expect::Ready => boot::Expect::Ready,
             Expect::Waiting => boot::Expect::Waiting,
@@ -152,7 +135,13 @@ fn plan(
         disk: Size::from_bytes(manifest.virtual_bytes + GROWTH),
         memory: args.memory.unwrap_or(node.vm.memory.min(MEMORY)),
         cpus: args.cpus.unwrap_or(host_cpus.min(node.vm.cores as usize) as u32),
-        keep: args.keep,
+        disk_file: args.disk.clone(),
+        ending: match args {
+            BootArgs { keep: true, .. } => Ending::Keep,
+            BootArgs { shutdown: true, .. } => Ending::Shutdown,
+            BootArgs { .. } => Ending::PowerCut,
+        },
+        clock: args.clock.clone(),
         login_key: None,
         timeout: args.timeout,
         console_log: image.with_extension("console.log"),
@@ -196,7 +185,7 @@ fn tools(store: &Store, manifest: &Manifest) -> Result<Tools> {
         bail!("the tools the image was made with are no longer in the cache; build it again");
     }
     let tree = ToolsTree::new(&stage);
-    let program = |path: &'static str| -> boot::plan::Program {
+    let program = |path: &'static str| -> boot::programs::Program {
         let tree = tree.clone();
         std::sync::Arc::new(move || tree.command(path))
     };
@@ -206,12 +195,15 @@ fn tools(store: &Store, manifest: &Manifest) -> Result<Tools> {
 }
 
 /// What the node is given to start or join the cluster with; nothing for a maintenance-mode test.
-fn join(
+fn secret(
     args: &BootArgs,
     node: &NodeSpec,
     role: Role,
     server: Option<&Server>,
-) -> Result<Option<Join>> {
+) -> Result<Option<Vec<u8>>> {
+    if let Some(path) = &args.secret {
+        return Ok(Some(fs::read(path)?));
+    }
     if args.expect == Expect::Waiting {
         return Ok(None);
     }
@@ -220,9 +212,44 @@ fn join(
         (None, Some(server)) => server.token.clone(),
         (None, None) => random()?,
     };
-    let server = role == Role::Server;
-    let agent_token = if server { Some(random()?) } else { None };
-    Ok(Some(Join { node: node.name.clone(), token, agent_token, bootstrap: server }))
+    let mut join = Join {
+        node: node.name.clone(),
+        token,
+        agent_token: None,
+        cluster_id: None,
+        snapshot_key: None,
+        bootstrap: Bootstrap::No,
+    };
+    if role == Role::Server {
+        join.agent_token = Some(random()?);
+        join.cluster_id = Some(format!("boot-{}", &random()?[..16]).parse()?);
+        join.snapshot_key = Some(random()?);
+        join.bootstrap = Bootstrap::Unrecorded;
+    }
+    Ok(Some(join.encode().context("failed to encode the join secret")?))
+}
+
+/// Who on this host answers in the guest's LAN: the API's server, and one NFS server as all.
+fn forwards(
+    project: &Project,
+    args: &BootArgs,
+    server: Option<SocketAddr>,
+) -> Result<Vec<Forward>> {
+    let cluster = &project.cluster;
+    let mut all = Vec::new();
+    if let Some(server) = server.or(args.join) {
+        all.push(Forward { address: cluster.api, port: API_PORT, server });
+    }
+    if let Some(server) = args.nfs {
+        ensure!(!cluster.nfs.is_empty(), "cluster.toml has no NFS export for --nfs to answer for");
+        let addresses: BTreeSet<_> = cluster.nfs.values().map(|nfs| nfs.server).collect();
+        all.extend(addresses.into_iter().map(|address| Forward {
+            address,
+            port: NFS_PORT,
+            server,
+        }));
+    }
+    Ok(all)
 }
 
 /// A secret for one boot: 256 bits.

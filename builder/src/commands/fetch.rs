@@ -26,7 +26,8 @@ pub fn run(ctx: &Context, args: &FetchArgs) -> Result<ExitCode> {
         }
     }
     if !args.packages {
-        let names: Vec<&str> = lock.artifacts.keys().map(String::as_str).collect();
+        let here = lock.artifacts.values().filter(|a| !a.left_out);
+        let names: Vec<&str> = here.map(|a| a.name.as_str()).collect();
         fetch_artifacts(store, lock, &names, &ctx.ui, fetch)?;
         ctx.ui.line(format!("{} are here", names.join(", ")));
     }

@@ -8,8 +8,8 @@ use super::Context;
 use crate::cli::SourceArgs;
 use crate::config::{Profile, Project};
 use crate::fetch::{Options, fetch_artifacts, fetch_base};
-use crate::image::Plan;
 use crate::image::plan::Requests;
+use crate::image::{Manifest, Plan};
 use crate::lock::Lock;
 use crate::lock::apt::SetRequest;
 use crate::lock::mirror::Mirrors;
@@ -101,6 +101,31 @@ impl<'a> Sources<'a> {
             ),
         }
     }
+}
+
+/// The file of the newest image of a profile below `out`.
+///
+/// # Errors
+/// There is none.
+pub fn newest(ctx: &Context, out: &Path, profile: &str) -> Result<PathBuf> {
+    let out = ctx.root()?.join(out);
+    let hint = || {
+        let make = format!("run `builder image --profile {profile}`");
+        format!("no image of `{profile}` in {}; {make}", out.display())
+    };
+    let mut newest = None;
+    for entry in fs_err::read_dir(&out).with_context(hint)? {
+        let path = entry?.path();
+        if !path.to_string_lossy().ends_with(".manifest.json") {
+            continue;
+        }
+        let manifest = Manifest::load(&path)?;
+        let made = fs_err::metadata(&path)?.modified()?;
+        if manifest.profile == profile && newest.as_ref().is_none_or(|(time, _)| *time < made) {
+            newest = Some((made, out.join(manifest.qcow2.file)));
+        }
+    }
+    Ok(newest.with_context(hint)?.1)
 }
 
 /// Mirrors by the flags and this host's apt sources.

@@ -80,8 +80,16 @@ pub fn run_lock(inputs: &LockInputs, options: &LockOptions, ui: &Ui) -> Result<L
     }
     for (name, path) in &options.standins {
         standin(&mut lock, inputs.store, name, path)?;
-        let version = &lock.artifact(name)?.version;
-        ui.warn(format!("{name} {version} is a stand-in from {}", path.display()));
+        let artifact = lock.artifact(name)?;
+        if !artifact.left_out {
+            let version = &artifact.version;
+            ui.warn(format!("{name} {version} is a stand-in from {}", path.display()));
+        }
+    }
+    let left_out = lock.artifacts.values().filter(|a| a.left_out);
+    let left_out: Vec<_> = left_out.map(|a| a.name.as_str()).collect();
+    if !left_out.is_empty() {
+        ui.warn(format!("the bundle goes on without the charts {}", left_out.join(", ")));
     }
     if lock == old && inputs.path.exists() {
         ui.line(format!("{} is up to date", inputs.path.display()));

@@ -1,13 +1,17 @@
 //! One file per command: each a short story over the modules.
 
 mod boot;
+mod bundle;
 mod cache;
 mod check;
 mod fetch;
 mod image;
 mod inputs;
 mod lock;
+mod preflight;
+mod push;
 mod schema;
+mod secrets;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -85,7 +89,12 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Image(args) => image::run(&ctx, args),
         Command::Boot(args) => boot::run(&ctx, args),
         Command::Verify(args) => verify::run(&ctx, args),
+        Command::Preflight(args) => preflight::run(&ctx, args),
+        Command::Push(args) => push::run(&ctx, args),
         Command::Relay { server } => Ok(crate::boot::relay(*server)),
+        Command::Bundle(command) => bundle::run(&ctx, command),
         Command::Cache(command) => cache::run(&ctx, command),
+        Command::Cluster(command) => secrets::cluster(&ctx, command),
+        Command::Secrets(command) => secrets::run(&ctx, command),
     }
 }

@@ -8,6 +8,7 @@ use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
 use serde_json::Value;
 
+use crate::bundle::{RawBundle, RawRelease};
 use crate::cli::{SchemaArgs, SchemaKind};
 use crate::config::{RawCluster, RawImage, RawProfile};
 use crate::lock::RawLock;
@@ -29,6 +30,8 @@ fn schema(kind: SchemaKind) -> Schema {
         SchemaKind::Image => generator.into_root_schema_for::<RawImage>(),
         SchemaKind::Profile => generator.into_root_schema_for::<RawProfile>(),
         SchemaKind::Cluster => generator.into_root_schema_for::<RawCluster>(),
+        SchemaKind::Bundle => generator.into_root_schema_for::<RawBundle>(),
+        SchemaKind::Release => generator.into_root_schema_for::<RawRelease>(),
         SchemaKind::Lock => generator.into_root_schema_for::<RawLock>(),
     }
 }

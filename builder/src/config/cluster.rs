@@ -12,9 +12,8 @@ use super::network::{self, Network};
 use super::nodes::{self, Known};
 use super::problem::Problems;
 use super::profile::Vm;
-use super::raw_cluster::{
-    FlannelBackend, RawBirth, RawCluster, RawNfs, RawProxmox, SecretsEncryption,
-};
+use super::proxmox::{self, Proxmox};
+use super::raw_cluster::{FlannelBackend, RawBirth, RawCluster, RawNfs, SecretsEncryption};
 use super::syntax;
 
 /// A cluster as `cluster/cluster.toml` gives it.
@@ -34,6 +33,8 @@ pub struct Cluster {
     pub k3s: Birth,
     /// NFS exports by name.
     pub nfs: BTreeMap<String, Nfs>,
+    /// Topic of an ntfy server that hears of failures.
+    pub ntfy: Option<String>,
     /// The nodes, in the order of the file.
     pub nodes: Vec<NodeSpec>,
     /// Where the VMs live.
@@ -85,19 +86,6 @@ pub struct NodeSpec {
     pub vm: Vm,
 }
 
-/// Proxmox VE without its secrets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Proxmox {
-    /// URL of the API.
-    pub endpoint: String,
-    /// Storage of disks.
-    pub storage: String,
-    /// Storage that images are uploaded to.
-    pub import_storage: String,
-    /// Bridge of the network card.
-    pub bridge: String,
-}
-
 /// Checks the cluster's file.
 pub fn check(
     doc: &Document,
@@ -111,13 +99,17 @@ pub fn check(
     let birth = doc.need(None, "k3s", raw.k3s.as_ref(), problems);
     let birth = birth.and_then(|at| birth_of(doc, at, problems));
     let proxmox = doc.need(None, "proxmox", raw.proxmox.as_ref(), problems);
-    let proxmox = proxmox.and_then(|at| proxmox_of(doc, at, problems));
+    let proxmox = proxmox.and_then(|at| proxmox::check(doc, at, raw, problems));
     let network = doc.need(None, "network", raw.network.as_ref(), problems);
     let network = network.and_then(|at| network::check(doc, at, problems));
     let nodes = nodes::check(doc, raw, known, network.as_ref(), problems);
     network::check_api(doc, raw, known, network.as_ref(), problems);
     network::check_overlaps(doc, raw, network.as_ref(), problems);
     let nfs = nfs(doc, raw, problems);
+    let ntfy = raw.notify.as_ref().and_then(|at| {
+        let topic = doc.need(Some(&at.span()), "ntfy", at.get().ntfy.as_ref(), problems)?;
+        Some(text(doc, topic, syntax::ntfy, problems))
+    });
     Some(Cluster {
         name: name?.get().clone(),
         domain: domain?.get().clone(),
@@ -126,6 +118,7 @@ pub fn check(
         network: network?,
         k3s: birth?,
         nfs,
+        ntfy,
         nodes,
         proxmox: proxmox?,
     })
@@ -175,22 +168,4 @@ fn export(doc: &Document, at: &At<RawNfs>, problems: &mut Problems) -> Option<Nf
     let export = doc.need(table, "export", raw.export.as_ref(), problems);
     let export = export.map(|at| text(doc, at, syntax::absolute_path, problems));
     Some(Nfs { server: *server?.get(), export: export? })
-}
-
-fn proxmox_of(doc: &Document, at: &At<RawProxmox>, problems: &mut Problems) -> Option<Proxmox> {
-    let (raw, table) = (at.get(), at.span());
-    let mut need = |key: &str, field: Option<&At<String>>, rule: fn(&str) -> syntax::Rule| {
-        let at = doc.need(Some(&table), key, field, problems)?;
-        Some(text(doc, at, rule, problems))
-    };
-    let endpoint = need("endpoint", raw.endpoint.as_ref(), syntax::endpoint);
-    let storage = need("storage", raw.storage.as_ref(), syntax::proxmox_name);
-    let import = need("import_storage", raw.import_storage.as_ref(), syntax::proxmox_name);
-    let bridge = need("bridge", raw.bridge.as_ref(), syntax::proxmox_name);
-    Some(Proxmox {
-        endpoint: endpoint?,
-        storage: storage?,
-        import_storage: import?,
-        bridge: bridge?,
-    })
 }

@@ -209,7 +209,11 @@ impl Document {
 
 /// Where to read what a file holds: its folder is the kind, in the plural for most.
 fn described(name: &str) -> String {
-    let kind = name.split('/').next().unwrap_or_default().trim_end_matches('s');
+    let kind = match name.rsplit('/').next() {
+        Some("bundle.toml") => "bundle",
+        Some("release.toml") => "release",
+        _ => name.split('/').next().unwrap_or_default().trim_end_matches('s'),
+    };
     format!("`builder schema {kind}` says what it holds")
 }
 

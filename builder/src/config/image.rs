@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::common::{text, texts, trees, with_reasons};
 use super::document::{At, Document};
 use super::problem::{Problems, suggest};
-use super::raw_image::{Distribution, RawEsp, RawImage};
+use super::raw_image::{Distribution, RawEsp, RawImage, RawSources};
 use super::syntax;
 
 /// A base operating system as `images/NAME.toml` gives it.
@@ -28,6 +28,8 @@ pub struct Image {
     pub suites: Vec<String>,
     /// Suite of the security archive.
     pub security_suite: Option<String>,
+    /// Where nodes get updates from.
+    pub sources: Option<Sources>,
     /// The archive's keyring on the build host.
     pub keyring: String,
     /// The kernel's package.
@@ -50,6 +52,15 @@ pub struct Image {
     pub source_date_epoch: i64,
     /// Overlay trees below `images/`.
     pub tree: Vec<String>,
+}
+
+/// Addresses of the archives that nodes ask for updates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Sources {
+    /// The main archive.
+    pub archive: String,
+    /// The security archive.
+    pub security: Option<String>,
 }
 
 /// The signed boot programs.
@@ -90,6 +101,7 @@ pub fn check(
         components: texts(doc, components, syntax::word, problems),
         suites: texts(doc, suites, syntax::word, problems),
         security_suite: security_suite(doc, raw, problems),
+        sources: raw.sources.as_ref().and_then(|at| sources(doc, raw, at, problems)),
         packages: with_reasons(doc, packages, syntax::package, problems),
         tools: with_reasons(doc, tools, syntax::package, problems),
         mask: with_reasons(doc, raw.mask.as_ref(), syntax::unit, problems),
@@ -109,6 +121,24 @@ pub fn check(
 
 fn security_suite(doc: &Document, raw: &RawImage, problems: &mut Problems) -> Option<String> {
     raw.security_suite.as_ref().map(|at| text(doc, at, syntax::word, problems))
+}
+
+/// Both archives of the node; one that a suite belongs to must have its address.
+fn sources(
+    doc: &Document,
+    raw: &RawImage,
+    at: &At<RawSources>,
+    problems: &mut Problems,
+) -> Option<Sources> {
+    let table = Some(&at.span());
+    let archive = doc.need(table, "archive", at.get().archive.as_ref(), problems);
+    let security = at.get().security.as_ref();
+    let security = match raw.security_suite {
+        Some(_) => doc.need(table, "security", security, problems),
+        None => security,
+    };
+    let security = security.map(|at| text(doc, at, syntax::archive, problems));
+    Some(Sources { archive: text(doc, archive?, syntax::archive, problems), security })
 }
 
 /// What dpkg leaves out, and what it takes all the same.

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use node::config::Role;
 
 use super::cluster::NodeSpec;
+use super::common::text;
 use super::document::{At, Document};
 use super::network::Network;
 use super::problem::{Problem, Problems, suggest};
 use super::profile::{Profile, Vm, check_cores, check_disk, check_memory};
 use super::raw_cluster::{RawCluster, RawNode};
+use super::syntax;
 
 /// What the profiles' folder holds.
 #[derive(Debug)]
@@ -78,7 +80,9 @@ fn node(
     if let (Some(at), Some(role)) = (memory, role) {
         check_memory(doc, at, role, problems);
     }
-    let default = known.profiles.get(profile.get())?.vm;
+    let cpu = own.and_then(|vm| vm.cpu.as_ref());
+    let cpu = cpu.map(|at| text(doc, at, syntax::cpu, problems));
+    let default = &known.profiles.get(profile.get())?.vm;
     Some(NodeSpec {
         name: name?.get().clone(),
         profile: profile.get().clone(),
@@ -89,6 +93,7 @@ fn node(
             cores: cores.map_or(default.cores, |at| *at.get()),
             memory: memory.map_or(default.memory, |at| *at.get()),
             disk: disk.map_or(default.disk, |at| *at.get()),
+            cpu: cpu.unwrap_or_else(|| default.cpu.clone()),
         },
     })
 }

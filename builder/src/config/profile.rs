@@ -7,7 +7,7 @@ use node::config::Role;
 use node::values::{Hostname, Size};
 use serde::Serialize;
 
-use super::common::{TextRule, table, texts, trees};
+use super::common::{TextRule, table, text, texts, trees};
 use super::document::{At, Document, TextTable};
 use super::problem::{Problem, Problems, suggest};
 use super::raw_profile::{Origin, RawK3s, RawProfile, RawUpgrades, RawVm};
@@ -46,7 +46,7 @@ pub struct K3sSettings {
 }
 
 /// Size of a VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Vm {
     /// Virtual CPUs.
     pub cores: u32,
@@ -54,6 +54,8 @@ pub struct Vm {
     pub memory: Size,
     /// Disk.
     pub disk: Size,
+    /// Processor the guest sees.
+    pub cpu: String,
 }
 
 /// What unattended-upgrades may do.
@@ -78,6 +80,10 @@ pub const fn memory_min(role: Role) -> Size {
         Role::Agent => Size::from_bytes(512 << 20),
     }
 }
+
+/// Runs on every processor since 2011, so that a VM starts on any host, and is what container
+/// images of today are built for.
+pub const CPU: &str = "x86-64-v2-AES";
 
 /// The base, K3s with its images unpacked, one set of newer container images and a week of logs.
 pub const DISK_MIN: Size = Size::from_bytes(8 << 30);
@@ -232,7 +238,14 @@ impl<'a> Check<'a, '_> {
         if let Some((doc, at)) = disk {
             check_disk(doc, at, self.problems);
         }
-        Some(Vm { cores: *cores?.1.get(), memory: *memory?.1.get(), disk: *disk?.1.get() })
+        let cpu = self.find(|raw| vm(raw)?.cpu.as_ref());
+        let cpu = cpu.map(|(doc, at)| text(doc, at, syntax::cpu, self.problems));
+        Some(Vm {
+            cores: *cores?.1.get(),
+            memory: *memory?.1.get(),
+            disk: *disk?.1.get(),
+            cpu: cpu.unwrap_or_else(|| CPU.to_owned()),
+        })
     }
 
     fn k3s(&mut self) -> K3sSettings {

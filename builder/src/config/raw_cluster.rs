@@ -34,6 +34,10 @@ pub struct RawCluster {
     pub k3s: Option<At<RawBirth>>,
     /// NFS exports by name.
     pub nfs: Option<At<BTreeMap<String, At<RawNfs>>>>,
+    /// Who hears of failures.
+    pub notify: Option<At<RawNotify>>,
+    /// Which releases of the bundle this home has, against what they say themselves.
+    pub bundle: Option<At<RawSwitches>>,
     /// Where the VMs live.
     #[schemars(required)]
     pub proxmox: Option<At<RawProxmox>>,
@@ -104,6 +108,17 @@ pub enum FlannelBackend {
     WireguardNative,
 }
 
+impl FlannelBackend {
+    /// As K3s names it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Vxlan => "vxlan",
+            Self::HostGw => "host-gw",
+            Self::WireguardNative => "wireguard-native",
+        }
+    }
+}
+
 /// Ciphers of K3s for Secrets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -112,6 +127,16 @@ pub enum SecretsEncryption {
     Secretbox,
     /// AES-CBC, K3s' own default.
     Aescbc,
+}
+
+impl SecretsEncryption {
+    /// As K3s names it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Secretbox => "secretbox",
+            Self::Aescbc => "aescbc",
+        }
+    }
 }
 
 /// An NFS export.
@@ -125,6 +150,28 @@ pub struct RawNfs {
     /// Absolute path of the export.
     #[schemars(required)]
     pub export: Option<At<String>>,
+}
+
+/// Who hears of a node that failed to boot.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+#[schemars(rename = "Notify")]
+pub struct RawNotify {
+    /// Topic of an ntfy server: `https://HOST/TOPIC`. It stands in every image, so a topic that
+    /// only its name guards is known to whoever has one.
+    #[schemars(required)]
+    pub ntfy: Option<At<String>>,
+}
+
+/// Releases on and off.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+#[schemars(rename = "Switches")]
+pub struct RawSwitches {
+    /// Releases that are off by themselves and on here.
+    pub on: Option<At<Vec<At<String>>>>,
+    /// Releases that are on by themselves and off here.
+    pub off: Option<At<Vec<At<String>>>>,
 }
 
 /// Proxmox VE, as far as no secret is concerned.
@@ -144,6 +191,32 @@ pub struct RawProxmox {
     /// Bridge of the VMs' network card.
     #[schemars(required)]
     pub bridge: Option<At<String>>,
+    /// File with the API token, `USER@REALM!ID=SECRET`: absolute or below `~/`, so that it is not
+    /// part of the project.
+    pub token_file: Option<At<String>>,
+    /// The cluster's own CA in PEM; relative to the project folder, or absolute.
+    pub ca_file: Option<At<String>>,
+    /// SHA-256 fingerprints of the certificates that are trusted instead, whoever signed them.
+    pub fingerprints: Option<At<Vec<At<String>>>>,
+    /// Resource pool of all VMs and templates; the token's rights hang on it.
+    pub pool: Option<At<String>>,
+    /// First and last number that templates may take: `A-B`.
+    pub templates: Option<At<String>>,
+    /// What is different on one Proxmox host, by the host's name.
+    pub host: Option<At<BTreeMap<String, At<RawHost>>>>,
+}
+
+/// What is different on one Proxmox host.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+#[schemars(rename = "ProxmoxHost")]
+pub struct RawHost {
+    /// URL of this host's own API: an image goes straight to it instead of through another host.
+    pub endpoint: Option<At<String>>,
+    /// Storage of the VMs' disks.
+    pub storage: Option<At<String>>,
+    /// Storage that images are uploaded to.
+    pub import_storage: Option<At<String>>,
 }
 
 /// One node.

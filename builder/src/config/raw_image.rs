@@ -27,6 +27,8 @@ pub struct RawImage {
     pub suites: Option<At<Vec<At<String>>>>,
     /// Suite of the security archive; left out where a distribution has none of its own.
     pub security_suite: Option<At<String>>,
+    /// Where nodes get updates from between two rebuilds; without it they have no package source.
+    pub sources: Option<At<RawSources>>,
     /// Keyring on the build host that the archive is verified with.
     #[schemars(required)]
     pub keyring: Option<At<String>>,
@@ -37,8 +39,8 @@ pub struct RawImage {
     /// newest package, or compiled Python files would look stale.
     #[schemars(required)]
     pub source_date_epoch: Option<At<i64>>,
-    /// The image whose tools tree makes the disk, where this one's own mke2fs is older than 1.47.1
-    /// and cannot read a tar. The boot programs always come from this image's own tools.
+    /// The image whose tools tree makes the disk, where that is not to be this one's own. The boot
+    /// programs always come from this image's own tools.
     pub disk_tools: Option<At<String>>,
     /// Folders below `images/` whose files are copied over the packages, later ones winning.
     pub tree: Option<At<Vec<At<String>>>>,
@@ -76,6 +78,18 @@ pub struct RawFiles {
     pub exclude: Option<At<Vec<At<String>>>>,
     /// Patterns unpacked all the same.
     pub include: Option<At<Vec<At<String>>>>,
+}
+
+/// Addresses of the archives that nodes ask for updates.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+#[schemars(rename = "Sources")]
+pub struct RawSources {
+    /// The main archive, with the suites of `suites`.
+    #[schemars(required)]
+    pub archive: Option<At<String>>,
+    /// The security archive; needed where there is a `security_suite`.
+    pub security: Option<At<String>>,
 }
 
 /// The signed boot programs, as paths in the tools tree.

@@ -58,6 +58,8 @@ pub struct RawVm {
     pub memory: Option<At<Size>>,
     /// Size of the disk that the image grows to at its first boot.
     pub disk: Option<At<Size>>,
+    /// Processor the guest sees, as Proxmox names it; `x86-64-v2-AES` when left out.
+    pub cpu: Option<At<String>>,
 }
 
 /// What unattended-upgrades may do.

@@ -75,6 +75,30 @@ pub fn endpoint(text: &str) -> Rule {
     require(is_dns_name(host) && bare, "must be a URL such as `https://pve1.example.net:8006`")
 }
 
+/// The URL of a package archive, as apt's sources hold it.
+pub fn archive(text: &str) -> Rule {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let rest = rest.unwrap_or_default();
+    let host = rest.split(['/', ':']).next().unwrap_or_default();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/.:-_~".contains(c);
+    let holds = is_dns_name(host) && rest.chars().all(plain) && !rest.ends_with('/');
+    require(
+        holds,
+        "must be a URL such as `https://mirror.example.net/debian`, without a `/` behind",
+    )
+}
+
+/// The URL of an ntfy topic. A server at home often speaks plain HTTP.
+pub fn ntfy(text: &str) -> Rule {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let (server, topic) = rest.unwrap_or_default().split_once('/').unwrap_or_default();
+    let (host, port) = server.split_once(':').unwrap_or((server, "443"));
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let named = (1..=64).contains(&topic.len()) && topic.chars().all(word);
+    let holds = is_dns_name(host) && port.parse::<u16>().is_ok() && named;
+    require(holds, "must be the URL of a topic, such as `https://ntfy.example.net/nodes`")
+}
+
 /// A name or an address of a host.
 pub fn host(text: &str) -> Rule {
     require(is_dns_name(text), "must be the name or the IPv4 address of a host")
@@ -85,6 +109,38 @@ pub fn proxmox_name(text: &str) -> Rule {
     let chars = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let holds = text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(chars);
     require(holds, "must be a name of letters, digits, `-`, `_` and `.` that starts with a letter")
+}
+
+/// A processor model that Proxmox knows and that runs what is in an image.
+pub fn cpu(text: &str) -> Rule {
+    // x86-64-v1: container images for v2, such as those of RHEL 9, die there of an illegal
+    // instruction.
+    const TOO_OLD: [&str; 6] = ["486", "kvm32", "kvm64", "pentium", "qemu32", "qemu64"];
+    let chars = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    require(
+        text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(chars),
+        "must be a processor model of Proxmox, such as `x86-64-v2-AES` or `host`",
+    )?;
+    require(
+        !TOO_OLD.contains(&text),
+        "is older than x86-64-v2, which many container images need: take `x86-64-v2-AES` or `host`",
+    )
+}
+
+/// The SHA-256 fingerprint of a certificate as Proxmox shows it.
+pub fn fingerprint(text: &str) -> Rule {
+    require(
+        crate::proxmox::tls::Fingerprint::parse(text).is_some(),
+        "must be the SHA-256 fingerprint of a certificate: 32 hex pairs with `:` between them",
+    )
+}
+
+/// A file of the operator's that must not lie in the project.
+pub fn private_path(text: &str) -> Rule {
+    require(
+        text.starts_with('/') || text.starts_with("~/"),
+        "must be absolute or start with `~/`: a secret does not belong into the project",
+    )
 }
 
 /// A path below some folder: relative, without `..`.

@@ -4,11 +4,10 @@
 //!
 //! Layout and checksums follow UEFI 2.10, section 5.3.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use uuid::Uuid;
+
+use super::content::Content;
 
 /// Bytes of a logical block; QEMU's and Proxmox' disks have 512.
 pub const SECTOR: u64 = 512;
@@ -73,13 +72,13 @@ fn root_lba(esp: u64) -> u64 {
     (ESP_LBA + esp.div_ceil(SECTOR)).next_multiple_of(ALIGN)
 }
 
-/// Writes the partition table (both copies) and the MBR with `boot_code` (at most 440 bytes) onto
+/// Puts the partition table (both copies) and the MBR with `boot_code` (at most 440 bytes) onto
 /// a disk of `size` bytes, and says where the root partition lies.
 ///
 /// # Errors
-/// The disk cannot hold the partitions, or cannot be written.
-pub fn write(
-    disk: &File,
+/// The disk cannot hold the partitions, or something lies in the table's place.
+pub fn put(
+    disk: &mut Content,
     size: u64,
     esp: u64,
     ids: &DiskIds,
@@ -103,14 +102,13 @@ pub fn write(
     ]);
     let end = sectors - 1;
     let backup = end - TABLE_SECTORS;
-    let at = |lba: u64, data: &[u8]| {
-        disk.write_all_at(data, lba * SECTOR).context("failed to write the partition table")
-    };
-    at(0, &protective_mbr(sectors, boot_code)?)?;
-    at(1, &header(1, end, 2, sectors, ids.disk, &entries))?;
-    at(2, &entries)?;
-    at(backup, &entries)?;
-    at(end, &header(end, 1, backup, sectors, ids.disk, &entries))?;
+    let first_header = header(1, end, 2, sectors, ids.disk, &entries);
+    let last_header = header(end, 1, backup, sectors, ids.disk, &entries);
+    disk.put(0, protective_mbr(sectors, boot_code)?)?;
+    disk.put(SECTOR, first_header)?;
+    disk.put(2 * SECTOR, entries.clone())?;
+    disk.put(backup * SECTOR, entries)?;
+    disk.put(end * SECTOR, last_header)?;
     Ok(RootPartition { offset: first * SECTOR, length: (last - first + 1) * SECTOR })
 }
 
@@ -172,36 +170,34 @@ mod tests {
         DiskIds { disk: id(0), partitions: [id(1), id(2), id(3)] }
     }
 
-    fn read(disk: &File, lba: u64) -> Vec<u8> {
-        let mut sector = vec![0; SECTOR as usize];
-        disk.read_exact_at(&mut sector, lba * SECTOR).unwrap();
-        sector
-    }
-
     #[test]
     fn both_headers_carry_right_checksums_and_point_at_each_other() {
-        let disk = tempfile::tempfile().unwrap();
+        let mut disk = Content::default();
         let (esp, wanted) = (16 << 20, 100 << 20);
         let size = disk_size(esp, wanted);
-        disk.set_len(size).unwrap();
-        let root = write(&disk, size, esp, &ids(), &[0x90; 440]).unwrap();
+        let root = put(&mut disk, size, esp, &ids(), &[0x90; 440]).unwrap();
         assert_eq!(root.offset % (1 << 20), 0);
-        assert!(root.length >= wanted, "{} < {wanted}", root.length);
+        assert_eq!(root.length, wanted);
         assert!(root.offset + root.length <= size - 33 * SECTOR);
         let end = size / SECTOR - 1;
+        let mut reader = disk.reader();
+        let mut read = |lba| {
+            let mut sector = vec![0; SECTOR as usize];
+            reader.read(lba * SECTOR, &mut sector).unwrap();
+            sector
+        };
+        assert_eq!(&read(0)[510..], [0x55, 0xaa]);
         for (own, other) in [(1, end), (end, 1)] {
-            let mut sector = read(&disk, own);
+            let mut sector = read(own);
             let stored = u32::from_le_bytes(sector[16..20].try_into().unwrap());
             sector[16..20].fill(0);
             assert_eq!(crc32fast::hash(&sector[..92]), stored);
             assert_eq!(u64::from_le_bytes(sector[32..40].try_into().unwrap()), other);
         }
-        assert_eq!(&read(&disk, 0)[510..], [0x55, 0xaa]);
     }
 
     #[test]
     fn a_disk_without_room_is_refused() {
-        let disk = tempfile::tempfile().unwrap();
-        assert!(write(&disk, 18 << 20, 16 << 20, &ids(), &[]).is_err());
+        assert!(put(&mut Content::default(), 18 << 20, 16 << 20, &ids(), &[]).is_err());
     }
 }

@@ -1,9 +1,12 @@
-//! A bootable disk from tars, without root, loop devices or mounts: partition table and BIOS boot
-//! code are written here, the file systems by the tools tree's own programs.
+//! A bootable disk from tars, without root, loop devices or mounts: partition table, BIOS boot
+//! code and root file system are laid out here and written in one pass, the EFI system partition
+//! by the tools tree's own programs.
 
+pub mod archive;
+pub mod content;
 pub mod ext4;
 pub mod extents;
 pub mod gpt;
 pub mod grub;
 pub mod qcow2;
-pub mod tarcat;
+pub mod tree;

@@ -1,20 +1,22 @@
-//! The raw disk as a qcow2 file whose bytes depend on the disk's content alone, with the digests
-//! of both taken in the same pass.
+//! A disk as a qcow2 file whose bytes depend on the disk's content alone, written from start to end
+//! in one pass that also takes the digests of both.
 //!
 //! Format: QEMU's `docs/interop/qcow2.txt`, version 3, 64 KiB clusters, 16-bit reference counts,
 //! no compression: Proxmox reads it back at disk speed, and a rebuild costs a second less. Order
 //! in the file: header, reference count table and blocks, L1, L2, then the data clusters in the
 //! order of the disk.
 
-use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::ScopedJoinHandle;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use node::values::Digest;
 use sha2::{Digest as _, Sha256};
 
-use super::extents::{CLUSTER, used_clusters};
+use super::content::Content;
+use super::extents::{CLUSTER, is_zero};
 
 /// Entries of an L2 table, and of a cluster of any table of u64.
 const PER_TABLE: u64 = CLUSTER / 8;
@@ -22,8 +24,10 @@ const PER_TABLE: u64 = CLUSTER / 8;
 const PER_REFBLOCK: u64 = CLUSTER / 2;
 /// Marks a cluster with a reference count of one (qcow2's `QCOW_OFLAG_COPIED`).
 const COPIED: u64 = 1 << 63;
-/// Clusters copied at once.
+/// Clusters read and written at once: 1 MiB.
 const BATCH: usize = 16;
+/// Batches that wait for a digest at most: they bound the memory.
+const WAITING: usize = 8;
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,64 +76,79 @@ fn l2_numbers(used: &[u64]) -> impl Iterator<Item = u64> {
     tables.map(|chunk| chunk[0] / PER_TABLE)
 }
 
-/// Writes `raw` (a sparse file of `size` bytes) as qcow2 to `out`, from its start.
+/// Clusters of the file on their way to the digests.
+struct Batch {
+    /// Their numbers on the disk; none for the file's own tables.
+    numbers: Vec<u64>,
+    bytes: Vec<u8>,
+}
+
+/// Writes `disk`, of `size` bytes, as qcow2 to `out`. One thread reads and writes, one digests the
+/// file, one the disk: every byte is touched once by each.
 ///
 /// # Errors
-/// Either file cannot be read or written.
-pub fn write(raw: &File, size: u64, out: &mut File) -> Result<Written> {
-    let used = used_clusters(raw, size)?;
+/// A file that the disk takes data from cannot be read, or `out` not be written.
+pub fn write(disk: &Content, size: u64, out: &mut impl Write) -> Result<Written> {
+    let used = disk.clusters();
     let layout = Layout::new(size, &used);
-    std::thread::scope(|scope| {
-        let digest = scope.spawn(|| disk_digest(raw, size, &used));
-        let mut hashed = Hashed { out, sha: Sha256::new() };
-        hashed
-            .write_all(&metadata(size, &used, &layout))
-            .context("failed to write the qcow2 file")?;
-        copy_clusters(raw, size, &used, |_, bytes| hashed.write_all(bytes))
-            .context("failed to write the qcow2 file")?;
-        let disk_sha256 =
-            digest.join().map_err(|_| anyhow::anyhow!("the digest thread panicked"))??;
-        Ok(Written {
-            file_sha256: Digest::from_bytes(hashed.sha.finalize().into()),
-            disk_sha256,
-            file_bytes: layout.total * CLUSTER,
-        })
-    })
-}
-
-/// The digest described at [`Written::disk_sha256`].
-///
-/// # Errors
-/// The disk cannot be read.
-pub fn disk_digest(raw: &File, size: u64, used: &[u64]) -> Result<Digest> {
-    let mut sha = Sha256::new();
-    copy_clusters(raw, size, used, |numbers, bytes| {
-        for (number, cluster) in numbers.iter().zip(bytes.chunks(CLUSTER as usize)) {
-            sha.update(number.to_le_bytes());
-            sha.update(cluster);
-        }
-        Ok(())
+    let (file_sha256, disk_sha256) = std::thread::scope(|scope| {
+        let (to_file, for_file) = sync_channel(WAITING);
+        let (to_disk, for_disk) = sync_channel(WAITING);
+        let file_digest = scope.spawn(|| digest(for_file, |sha, batch| sha.update(&batch.bytes)));
+        let disk_digest = scope.spawn(|| digest(for_disk, add_clusters));
+        let hand_on = |batch: Batch| hand_on(batch, [&to_file, &to_disk], out);
+        let streamed = stream(disk, &used, metadata(size, &used, &layout), hand_on);
+        drop((to_file, to_disk)); // the ends of both streams
+        let digests = (joined(file_digest), joined(disk_digest));
+        streamed.and_then(|()| Ok((digests.0?, digests.1?)))
     })?;
-    Ok(Digest::from_bytes(sha.finalize().into()))
+    Ok(Written { file_sha256, disk_sha256, file_bytes: layout.total * CLUSTER })
 }
 
-/// Hands over runs of neighbouring clusters, a last one that the disk cuts short filled with zeros.
-fn copy_clusters(
-    raw: &File,
-    size: u64,
+/// Hands on the file's tables, then runs of neighbouring clusters of the disk.
+fn stream(
+    disk: &Content,
     used: &[u64],
-    mut sink: impl FnMut(&[u64], &[u8]) -> std::io::Result<()>,
+    tables: Vec<u8>,
+    mut hand_on: impl FnMut(Batch) -> Result<()>,
 ) -> Result<()> {
-    let mut buffer = vec![0; BATCH * CLUSTER as usize];
+    hand_on(Batch { numbers: Vec::new(), bytes: tables })?;
+    let mut reader = disk.reader();
     for run in used.chunk_by(|a, b| a + 1 == *b).flat_map(|run| run.chunks(BATCH)) {
-        let start = run[0] * CLUSTER;
-        let bytes = &mut buffer[..run.len() * CLUSTER as usize];
-        let there = (bytes.len() as u64).min(size - start) as usize;
-        raw.read_exact_at(&mut bytes[..there], start).context("failed to read the raw disk")?;
-        bytes[there..].fill(0);
-        sink(run, bytes).context("failed to pass on a cluster")?;
+        let mut bytes = vec![0; run.len() * CLUSTER as usize];
+        reader.read(run[0] * CLUSTER, &mut bytes)?;
+        hand_on(Batch { numbers: run.to_vec(), bytes })?;
     }
     Ok(())
+}
+
+fn hand_on(batch: Batch, to: [&SyncSender<Arc<Batch>>; 2], out: &mut impl Write) -> Result<()> {
+    let batch = Arc::new(batch);
+    for digest in to {
+        digest.send(batch.clone()).map_err(|_| anyhow!("a digest thread panicked"))?;
+    }
+    out.write_all(&batch.bytes).context("failed to write the qcow2 file")
+}
+
+fn digest(batches: Receiver<Arc<Batch>>, add: fn(&mut Sha256, &Batch)) -> Digest {
+    let mut sha = Sha256::new();
+    for batch in batches {
+        add(&mut sha, &batch);
+    }
+    Digest::from_bytes(sha.finalize().into())
+}
+
+/// Adds clusters as described at [`Written::disk_sha256`].
+fn add_clusters(sha: &mut Sha256, batch: &Batch) {
+    let clusters = batch.numbers.iter().zip(batch.bytes.chunks(CLUSTER as usize));
+    for (number, cluster) in clusters.filter(|(_, cluster)| !is_zero(cluster)) {
+        sha.update(number.to_le_bytes());
+        sha.update(cluster);
+    }
+}
+
+fn joined(thread: ScopedJoinHandle<Digest>) -> Result<Digest> {
+    thread.join().map_err(|_| anyhow!("a digest thread panicked"))
 }
 
 /// Everything before the data.
@@ -185,23 +204,6 @@ fn header(size: u64, layout: &Layout) -> Vec<u8> {
     h
 }
 
-struct Hashed<'a> {
-    out: &'a mut File,
-    sha: Sha256,
-}
-
-impl Write for Hashed<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let n = self.out.write(bytes)?;
-        self.sha.update(&bytes[..n]);
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.out.flush()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,34 +222,54 @@ mod tests {
         (cluster % 250) as u8 + 1
     }
 
+    fn written(disk: &Content, size: u64) -> (Vec<u8>, Written) {
+        let mut file = Vec::new();
+        let written = write(disk, size, &mut file).unwrap();
+        (file, written)
+    }
+
     #[test]
     fn every_cluster_comes_back_and_the_digests_are_of_what_was_written() {
-        let raw = tempfile::tempfile().unwrap();
+        let mut disk = Content::default();
         let size = (PER_TABLE * 3) * CLUSTER + 700;
-        raw.set_len(size).unwrap();
         let used = [0, 1, 2, PER_TABLE * 2 + 7, PER_TABLE * 3];
+        let mut expected = Sha256::new();
         for c in used {
-            raw.write_all_at(&[mark(c); 100], c * CLUSTER + 50).unwrap();
+            disk.put(c * CLUSTER + 50, vec![mark(c); 100]).unwrap();
+            let mut cluster = vec![0; CLUSTER as usize];
+            cluster[50..150].fill(mark(c));
+            expected.update(c.to_le_bytes());
+            expected.update(&cluster);
         }
-        let mut out = tempfile::tempfile().unwrap();
-        let written = write(&raw, size, &mut out).unwrap();
-        let mut file = vec![0; written.file_bytes as usize];
-        out.read_exact_at(&mut file, 0).unwrap();
-        assert_eq!(out.metadata().unwrap().len(), written.file_bytes);
+        // Written zeros are in the file, but not in the disk's digest.
+        disk.put(9 * CLUSTER, vec![0; 10]).unwrap();
+        let (file, written) = written(&disk, size);
+        assert_eq!(file.len() as u64, written.file_bytes);
         assert_eq!(Digest::of(&file), written.file_sha256);
-        for c in 0..=PER_TABLE * 3 {
+        assert_eq!(Digest::from_bytes(expected.finalize().into()), written.disk_sha256);
+        for c in (0..=PER_TABLE * 3).filter(|c| *c != 9) {
             let found = guest_cluster(&file, c).map(|b| b[50]);
             assert_eq!(found, used.contains(&c).then_some(mark(c)), "cluster {c}");
         }
-        let mut again = tempfile::tempfile().unwrap();
-        assert_eq!(write(&raw, size, &mut again).unwrap(), written);
+        assert!(guest_cluster(&file, 9).is_some_and(is_zero));
     }
 
     #[test]
     fn an_empty_disk_is_a_file_of_metadata_only() {
-        let raw = tempfile::tempfile().unwrap();
-        raw.set_len(1 << 30).unwrap();
-        let written = write(&raw, 1 << 30, &mut tempfile::tempfile().unwrap()).unwrap();
-        assert_eq!(written.file_bytes, 4 * CLUSTER);
+        let (file, written) = written(&Content::default(), 1 << 30);
+        assert_eq!((file.len() as u64, written.file_bytes), (4 * CLUSTER, 4 * CLUSTER));
+    }
+
+    #[test]
+    fn a_full_disk_of_the_host_and_a_missing_file_are_told() {
+        let mut disk = Content::default();
+        let path = std::path::Path::new("/nowhere/file").into();
+        let data = super::super::content::Data::File { path, offset: 0, length: 5 << 20 };
+        disk.put(0, data).unwrap();
+        let text = format!("{:#}", write(&disk, 1 << 30, &mut Vec::new()).unwrap_err());
+        assert!(text.contains("/nowhere/file"), "{text}");
+        let mut full = fs_err::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let text = format!("{:#}", write(&Content::default(), 1 << 30, &mut full).unwrap_err());
+        assert!(text.contains("No space left"), "{text}");
     }
 }

@@ -1,21 +1,22 @@
-//! The last stage: everything streamed into one ext4 file system on one disk, and that disk
-//! written out as qcow2.
+//! The last stage: everything laid out on one disk, and that disk written out as qcow2 in one pass.
 
-use std::io::Write;
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use fs_err as fs;
 use node::values::{Digest, Size};
-use std::os::unix::fs::FileExt;
 use uuid::Uuid;
 
 use super::base;
 use super::loader::ESP_BYTES;
 use super::tarball::{Content, Entry, Tarball};
-use super::tools::Tools;
+use crate::disk::content::{self, Data};
 use crate::disk::gpt::{self, DiskIds};
-use crate::disk::{ext4, grub, qcow2, tarcat};
+use crate::disk::tree::{Kind, Meta, Node, Tree};
+use crate::disk::{archive, ext4, grub, qcow2};
 
 /// Room for inode tables, journal and bitmaps beside the content, and a margin to boot with before
 /// the disk has grown: a fifth of the content and 192 MiB.
@@ -23,11 +24,12 @@ const MARGIN: u64 = 192 << 20;
 /// The disk's size is a multiple of this, so that small changes of content leave it alone.
 const STEP: u64 = 256 << 20;
 
+/// Between two early syncs of the file being written.
+const SYNC_PAUSE: Duration = Duration::from_millis(100);
+
 /// Everything that goes onto the disk.
 #[derive(Debug)]
 pub struct Parts<'a> {
-    /// The tools tree.
-    pub tools: &'a Tools,
     /// Stage output with the base's tar.
     pub base: &'a Path,
     /// What the base says of itself.
@@ -76,10 +78,10 @@ pub fn content_bytes(tarball: &Tarball) -> Result<u64> {
     tarball.entries().values().map(size).sum()
 }
 
-/// Makes `image.qcow2` in `dest`, with the raw disk beside it only for the while.
+/// Makes `image.qcow2` in `dest`.
 ///
 /// # Errors
-/// The content does not fit a disk of `limit`, or a program or write fails.
+/// The content does not fit a disk of `limit`, or a file cannot be read or written.
 pub fn make(parts: &Parts, limit: Size, dest: &Path) -> Result<Disk> {
     let own = content_bytes(parts.payload)? + content_bytes(parts.overlay)?;
     let content = parts.facts.bytes + own;
@@ -90,41 +92,48 @@ pub fn make(parts: &Parts, limit: Size, dest: &Path) -> Result<Disk> {
         "the image needs a disk of {}, but the profile gives its VMs {limit}; raise `vm.disk`",
         Size::from_bytes(size.next_multiple_of(STEP))
     );
-    let path = dest.join("disk.raw");
-    make_raw(parts, &path, size)?;
-    let raw = fs::File::open(&path)?;
+    let disk = lay_out(parts, size)?;
     let mut out = fs::File::create(dest.join("image.qcow2"))?;
-    let written = qcow2::write(raw.file(), size, out.file_mut())?;
+    let early = out.try_clone()?;
+    let written = syncing(early.file(), || qcow2::write(&disk, size, &mut out))?;
     out.sync_all()?;
-    fs::remove_file(&path)?;
     Ok(Disk { written, virtual_bytes: size, content_bytes: content })
 }
 
-fn make_raw(parts: &Parts, path: &Path, size: u64) -> Result<()> {
-    let disk = fs::OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-    disk.set_len(size)?;
+/// Runs `work` while what it writes to `file` goes to the disk already, so that little is left to
+/// wait for at its end.
+fn syncing<T>(file: &std::fs::File, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let (done, is_done) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while is_done.recv_timeout(SYNC_PAUSE) == Err(RecvTimeoutError::Timeout) {
+                let _ = file.sync_data(); // the last sync, which must succeed, is the caller's
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
+}
+
+fn lay_out(parts: &Parts, size: u64) -> Result<content::Content> {
     let read = |name: &str| fs::read(parts.loader.join(name));
     let (boot, core) = grub::embed(&read("boot.img")?, &read("core.img")?)?;
     let ids = DiskIds {
         disk: id(parts.key, "disk"),
         partitions: ["bios", "esp", "root"].map(|name| id(parts.key, name)),
     };
-    let root = gpt::write(disk.file(), size, ESP_BYTES, &ids, &boot)?;
-    let put = |data: &[u8], lba| disk.file().write_all_at(data, lba * gpt::SECTOR);
-    put(&core, gpt::CORE_LBA).context("failed to write GRUB's core image")?;
-    put(&read("esp.img")?, gpt::ESP_LBA).context("failed to write the EFI system partition")?;
-
-    let conf = path.with_file_name("mke2fs.conf");
-    fs::write(&conf, ext4::MKE2FS_CONF)?;
+    let mut disk = content::Content::default();
+    let root = gpt::put(&mut disk, size, ESP_BYTES, &ids, &boot)?;
+    disk.put(gpt::CORE_LBA * gpt::SECTOR, core)?;
+    disk.put_sparse(gpt::ESP_LBA * gpt::SECTOR, &read("esp.img")?)?;
     let ids = ext4::Ext4Ids {
         uuid: root_uuid(parts.key),
         hash_seed: id(parts.key, "hash seed"),
         epoch: parts.epoch,
     };
-    let mke2fs = parts.tools.command("usr/sbin/mke2fs");
-    ext4::make(mke2fs, &conf, path, root, &ids, |out| feed(parts, out))?;
-    fs::remove_file(&conf)?;
-    Ok(())
+    ext4::put(&mut disk, root.offset, root.length, &tree(parts)?, &ids)?;
+    Ok(disk)
 }
 
 /// UUID of the root file system of the image with this key.
@@ -132,12 +141,32 @@ pub fn root_uuid(key: &Digest) -> Uuid {
     id(key, "root file system")
 }
 
-fn feed(parts: &Parts, mut out: &mut dyn Write) -> Result<()> {
-    tarcat::append(&parts.base.join(base::TAR), &mut out)?;
-    let mut rest = parts.payload.clone();
-    for (path, entry) in parts.overlay.entries() {
-        rest.add(path, entry.clone())?;
+/// All files: the base, over it the payload, over that the overlay.
+fn tree(parts: &Parts) -> Result<Tree> {
+    let mut tree = Tree::new(parts.epoch);
+    archive::add(&mut tree, &parts.base.join(base::TAR))?;
+    for (path, entry) in parts.payload.entries().iter().chain(parts.overlay.entries()) {
+        let node = node(entry, parts.epoch)?;
+        tree.add(path.as_bytes(), node).context("failed to add to the base")?;
     }
-    let buffered = std::io::BufWriter::with_capacity(1 << 20, out);
-    rest.write(buffered, parts.epoch, &parts.facts.folders)
+    Ok(tree)
+}
+
+fn node(entry: &Entry, epoch: i64) -> Result<Node> {
+    let (mode, kind) = match entry {
+        Entry::File(content, mode) => (*mode, Kind::File(data(content)?)),
+        Entry::Link(target) => (0o777, Kind::Symlink(target.clone().into_bytes())),
+        Entry::Folder(mode) => (*mode, Kind::Folder(BTreeMap::new())),
+    };
+    Ok(Node { meta: Meta::of_root((mode & 0o7777) as u16, epoch), kind })
+}
+
+fn data(content: &Content) -> Result<Data> {
+    Ok(match content {
+        Content::Bytes(bytes) => bytes.clone().into(),
+        Content::File(path) => {
+            let length = fs::metadata(path)?.len();
+            Data::File { path: path.as_path().into(), offset: 0, length }
+        }
+    })
 }

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use node::config::{ClusterFacts, NodeConfig, NodeFact, SCHEMA};
+use node::config::{ClusterFacts, NfsFact, NodeConfig, NodeFact, SCHEMA};
 use node::image_id::ImageId;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::config::{Birth, Cluster, Image, K3sSettings, Network, Nfs, Profile, Upgrades};
+use crate::config::{Birth, Cluster, Image, K3sSettings, Network, Nfs, Profile, Sources, Upgrades};
 
 /// Everything a template can name, but for the identity derived from its own digest.
 #[derive(Debug, Clone, Serialize)]
@@ -36,6 +36,16 @@ pub struct ImageFacts {
     pub distribution: String,
     /// Such as `trixie`.
     pub suite: String,
+    /// Suites of the main archive, the release first.
+    pub suites: Vec<String>,
+    /// Suite of the security archive.
+    pub security_suite: Option<String>,
+    /// Components of the archive.
+    pub components: Vec<String>,
+    /// The archive's keyring, which lies on a node where it lies on the build host.
+    pub keyring: String,
+    /// Where nodes get updates from.
+    pub sources: Option<Sources>,
     /// Units that never run, with reasons.
     pub mask: BTreeMap<String, String>,
 }
@@ -68,6 +78,8 @@ pub struct ClusterView {
     pub k3s: Birth,
     /// NFS exports by name.
     pub nfs: BTreeMap<String, Nfs>,
+    /// Topic of an ntfy server.
+    pub ntfy: Option<String>,
     /// Every node.
     pub nodes: Vec<NodeFact>,
 }
@@ -94,6 +106,11 @@ impl Facts {
                 name: image.name.clone(),
                 distribution: image.distribution.clone(),
                 suite: image.suite.clone(),
+                suites: image.suites.clone(),
+                security_suite: image.security_suite.clone(),
+                components: image.components.clone(),
+                keyring: image.keyring.clone(),
+                sources: image.sources.clone(),
                 mask: image.mask.clone(),
             },
             profile: ProfileFacts {
@@ -109,6 +126,7 @@ impl Facts {
                 network: cluster.network.clone(),
                 k3s: cluster.k3s.clone(),
                 nfs: cluster.nfs.clone(),
+                ntfy: cluster.ntfy.clone(),
                 nodes,
             },
         }
@@ -131,7 +149,32 @@ impl Facts {
                 network: cluster.network.cidr,
                 gateway: cluster.network.gateway,
                 nodes: self.cluster.nodes.clone(),
+                nfs: nfs(cluster),
+                birth: birth(&cluster.k3s),
+                ntfy: cluster.ntfy.clone(),
             },
         }
     }
+}
+
+/// The settings of birth as K3s names them. The names of the certificate are none: they may differ.
+fn birth(birth: &Birth) -> node::config::Birth {
+    let pairs = [
+        ("cluster-cidr", birth.cluster_cidr.to_string()),
+        ("service-cidr", birth.service_cidr.to_string()),
+        ("cluster-dns", birth.cluster_dns.to_string()),
+        ("cluster-domain", birth.cluster_domain.to_string()),
+        ("flannel-backend", birth.flannel_backend.as_str().to_owned()),
+        ("secrets-encryption-provider", birth.secrets_encryption.as_str().to_owned()),
+    ];
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// The exports by name; names that are no host names were refused with the file.
+fn nfs(cluster: &Cluster) -> Vec<NfsFact> {
+    let fact = |(name, nfs): (&String, &Nfs)| {
+        let name = name.parse().ok()?;
+        Some(NfsFact { name, server: nfs.server, export: nfs.export.clone() })
+    };
+    cluster.nfs.iter().filter_map(fact).collect()
 }

@@ -16,7 +16,7 @@ use super::plan::Plan;
 use super::scan::{self, Scan};
 use super::tarball::{Content, Entry, Tarball};
 use crate::lock::{Artifact, ArtifactKind};
-use crate::store::Store;
+use crate::store::{Store, sync_tree};
 
 /// Version of this stage's code.
 const VERSION: u32 = 3;
@@ -48,7 +48,14 @@ pub fn unpack(store: &Store, plan: &Plan, dest: &Path) -> Result<()> {
     if let Some(helm) = plan.helm.as_ref().filter(|helm| helm.kind == ArtifactKind::Archive) {
         helm::unpack(&store.object(&helm.sha256), &dest.join(UNPACKED_HELM))?;
     }
-    let scan = scan::tarball(&programs(store, plan, dest)?)?;
+    let programs = programs(store, plan, dest)?;
+    // What was unpacked goes to the disk meanwhile; storing the output then has little to wait for.
+    let scan = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = sync_tree(dest); // the sync that must succeed is the store's
+        });
+        scan::tarball(&programs)
+    })?;
     fs::write(dest.join("scan.json"), serde_json::to_vec(&scan)?)?;
     Ok(())
 }

@@ -119,7 +119,7 @@ impl Build<'_> {
             self.say(STAGES.len() + 1, "image", "present, nothing to do");
             return Ok(manifest);
         }
-        sweep(out)?;
+        node::files::sweep(out);
         self.stages().map_err(|error| damage::explain(error, self.plan, self.store))?;
         let start = Instant::now();
         let manifest = self.image(&paths).context("stage image failed")?;
@@ -183,12 +183,19 @@ impl Build<'_> {
         let facts = base::Facts::load(&base)?;
         let identity = overlay::identity(&plan.id, assemble::root_uuid(&plan.keys.image));
         let mut overlay = overlay::render(&plan.trees, &plan.facts, &identity, &facts.os_release)?;
+        // The base was compared with the lock, so that this is also what dpkg says.
+        let packages = plan.base.packages.iter().map(|p| (p.name.clone(), p.version.clone()));
+        let packages = packages.collect();
         let config = plan.facts.node_config(&plan.id, &plan.cluster);
-        overlay::add_own(&mut overlay, &plan.firstboot.0, &config, &identity)?;
+        overlay::add_own(&mut overlay, &plan.firstboot.0, &config, &packages, &identity)?;
+        if let Some(bundle) = &plan.bundle {
+            for (path, bytes) in crate::bundle::pack(bundle, self.store)? {
+                overlay.file(&format!("{}/{path}", node::bundle::FOLDER), bytes, 0o644)?;
+            }
+        }
         let scan = scan::tarball(&overlay)?.plus(facts.scan).plus(k3s::scanned(&k3s_stage)?);
         let payload = k3s::payload(self.store, plan, &k3s_stage)?;
         let parts = assemble::Parts {
-            tools: &self.tools(),
             base: &base,
             facts: &facts,
             payload: &payload,
@@ -220,20 +227,6 @@ impl Build<'_> {
         stages.push(pool_stage(&plan.base));
         self.store.record_use(&plan.id.to_string(), &objects, &stages)
     }
-}
-
-/// Removes the unfinished files that killed builders left in `out` (see `node::files`).
-fn sweep(out: &Path) -> Result<()> {
-    for entry in fs::read_dir(out)? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let middle = name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp"));
-        let owner = middle.and_then(|n| n.rsplit_once('.')?.1.parse::<u32>().ok());
-        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            fs::remove_file(&path)?;
-        }
-    }
-    Ok(())
 }
 
 /// Moves a finished, synced file to where people look for it; copies where that is another file

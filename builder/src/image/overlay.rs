@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use fs_err as fs;
 use node::image_id::ImageId;
+use node::packages::Packages;
 use node::values::Digest;
 
 use super::facts::{Facts, Identity};
@@ -126,7 +127,8 @@ pub fn render(
     Ok(tarball)
 }
 
-/// Adds what only the build knows: firstboot, its configuration, and GRUB's.
+/// Adds what only the build knows: firstboot, its configuration, units of its NFS exports, the list of
+/// packages, and GRUB's.
 ///
 /// # Errors
 /// A file cannot be read, or firstboot is not a static program.
@@ -134,6 +136,7 @@ pub fn add_own(
     tarball: &mut Tarball,
     firstboot: &Path,
     config: &node::config::NodeConfig,
+    packages: &Packages,
     identity: &Identity,
 ) -> Result<()> {
     let program = fs::read(firstboot)?;
@@ -141,7 +144,17 @@ pub fn add_own(
     tarball.file(FIRSTBOOT, program, 0o755)?;
     let json = serde_json::to_vec_pretty(config).context("failed to write node.json")?;
     tarball.file(node::config::PATH, json, 0o644)?;
+    tarball.file(node::packages::PATH, packages.list(), 0o644)?;
+    add_units(tarball, config)?;
     tarball.file("boot/grub/grub.cfg", grub_cfg(identity), 0o644)
+}
+
+/// The mount and the timer of each NFS export; firstboot starts them by name.
+fn add_units(tarball: &mut Tarball, config: &node::config::NodeConfig) -> Result<()> {
+    for (path, text) in config.cluster.nfs.iter().flat_map(node::nfs::files) {
+        tarball.file(&path, text, 0o644)?;
+    }
+    Ok(())
 }
 
 /// `kubectl get nodes -o wide` shows `PRETTY_NAME`, so the image-id stands there too (D6).
@@ -244,6 +257,26 @@ mod tests {
         ];
         for change in changes {
             assert_ne!(plain, digest(change));
+        }
+    }
+
+    #[test]
+    fn every_export_has_the_units_that_firstboot_starts() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let project = crate::config::Project::load(root).unwrap();
+        let profile = project.profile("worker").unwrap();
+        let image = project.image_of(profile).unwrap();
+        let facts = Facts::new(image, profile, &project.cluster, Vec::new());
+        let id = "worker-3f9c2a71b0de".parse().unwrap();
+        let config = facts.node_config(&id, &project.cluster);
+        assert!(!config.cluster.nfs.is_empty(), "cluster.toml of this project has an export");
+        let mut tarball = Tarball::default();
+        add_units(&mut tarball, &config).unwrap();
+        for fact in &config.cluster.nfs {
+            for kind in ["mount", "timer"] {
+                let path = format!("usr/lib/systemd/system/{}", node::nfs::unit(fact, kind));
+                assert!(tarball.entries().contains_key(&path), "{path}");
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use node::config::NodeFact;
+use node::config::{NodeFact, Role};
 use node::image_id::ImageId;
 use node::values::Digest;
 
@@ -12,14 +12,14 @@ use super::facts::Facts;
 use super::key::Key;
 use super::overlay::Trees;
 use super::{base, k3s, loader, scan, tools};
+use crate::bundle::{Bundle, Chart};
 use crate::config::{Cluster, Image, Profile, Project};
-use crate::disk::ext4;
 use crate::lock::apt::{SetRequest, Source};
 use crate::lock::{Artifact, BaseSet, Lock};
 use crate::store::hash_file;
 
 /// Version of the last stage's code: overlay and disk.
-const VERSION: u32 = 1;
+const VERSION: u32 = 4;
 /// The one architecture images are built for.
 const ARCH: &str = "amd64";
 /// Names of the artifacts every image needs and may hold, in `builder.lock`.
@@ -76,6 +76,10 @@ pub struct Plan {
     pub images: Option<Artifact>,
     /// Helm.
     pub helm: Option<Artifact>,
+    /// What runs in the cluster; servers carry it.
+    pub bundle: Option<Bundle>,
+    /// The locked charts of the bundle that are to be had.
+    pub charts: Vec<Artifact>,
     /// The overlay's files.
     pub trees: Trees,
     /// The static firstboot program and its digest.
@@ -168,7 +172,7 @@ fn package_names(image: &Image, profile: &Profile) -> Vec<String> {
 impl Plan {
     /// The released files that go in.
     pub fn artifacts(&self) -> impl Iterator<Item = &Artifact> {
-        std::iter::once(&self.k3s).chain(&self.images).chain(&self.helm)
+        std::iter::once(&self.k3s).chain(&self.images).chain(&self.helm).chain(&self.charts)
     }
 
     /// Decides the build of `profile` from the project and `lock`.
@@ -191,12 +195,17 @@ impl Plan {
         let helm = lock.artifacts.get(HELM).cloned();
         let trees = Trees::read(&project.root, &tree_names(image, profile))?;
         let (digest, _) = hash_file(firstboot)?;
-        let mut facts = Facts::new(image, profile, &project.cluster, nodes(project));
+        let mut facts = facts(project, profile)?;
         facts.k3s_version.clone_from(&k3s.version);
-        facts.standin =
-            [Some(&k3s), images.as_ref(), helm.as_ref()].into_iter().flatten().any(|a| a.standin);
+        let bundle = bundle(project, &facts, lock)?;
+        let charts = charts(bundle.as_ref(), lock);
+        let locked = [Some(&k3s), images.as_ref(), helm.as_ref()].into_iter().flatten();
+        facts.standin = locked.chain(&charts).any(|a| a.standin)
+            || bundle.as_ref().is_some_and(|b| b.left_out().next().is_some());
         let mut keys = stage_keys(image, &base, [&tools, &signed], (&k3s, helm.as_ref()))?;
-        keys.image = image_key(&keys, [images.as_ref(), helm.as_ref()], &facts, &trees, &digest)?;
+        let content = bundle.as_ref().map(Bundle::digest).transpose()?;
+        let own = [trees.digest(), digest].into_iter().chain(content).collect::<Vec<_>>();
+        keys.image = image_key(&keys, [images.as_ref(), helm.as_ref()], &facts, &own)?;
         Ok(Self {
             id: ImageId::new(profile.name.clone(), &keys.image, facts.standin),
             keys,
@@ -211,10 +220,36 @@ impl Plan {
             k3s,
             images,
             helm,
+            bundle,
+            charts,
             trees,
             firstboot: (firstboot.to_owned(), digest),
         })
     }
+}
+
+/// What templates see of `profile`, but for the version of K3s, which the lock has.
+///
+/// # Errors
+/// The profile's image does not exist.
+pub fn facts(project: &Project, profile: &Profile) -> Result<Facts> {
+    let image = image_of(project, profile)?;
+    Ok(Facts::new(image, profile, &project.cluster, nodes(project)))
+}
+
+/// The bundle, for a server: agents have no right to apply it.
+fn bundle(project: &Project, facts: &Facts, lock: &Lock) -> Result<Option<Bundle>> {
+    match facts.profile.role {
+        Role::Server => Ok(Bundle::load(&project.root, facts, lock)?),
+        Role::Agent => Ok(None),
+    }
+}
+
+/// The lock's archives that the bundle needs.
+fn charts(bundle: Option<&Bundle>, lock: &Lock) -> Vec<Artifact> {
+    let names = bundle.into_iter().flat_map(|b| &b.charts);
+    let locked = names.filter(|(_, chart)| matches!(chart, Chart::Locked { left_out: false, .. }));
+    locked.filter_map(|(name, _)| lock.artifacts.get(name).cloned()).collect()
 }
 
 fn tree_names(image: &Image, profile: &Profile) -> Vec<String> {
@@ -251,13 +286,13 @@ fn image_key(
     keys: &Keys,
     optional: [Option<&Artifact>; 2],
     facts: &Facts,
-    trees: &Trees,
-    firstboot: &Digest,
+    own: &[Digest],
 ) -> Result<Digest> {
     let key = Key::of("image", VERSION).digest("tools", &keys.tools).digest("base", &keys.base);
     let key = key.digest("k3s", &keys.k3s).digest("loader", &keys.loader);
     let optional = optional.map(|a| a.map(|a| (&a.name, a.sha256)));
     let key = key.json("artifacts", &optional)?.json("facts", facts)?;
-    let key = key.digest("trees", &trees.digest()).digest("firstboot", firstboot);
-    Ok(key.with("mke2fs.conf", ext4::MKE2FS_CONF).with("scan", scan::VERSION).finish())
+    // Trees, firstboot, and on servers the bundle.
+    let key = own.iter().fold(key, |key, digest| key.digest("own", digest));
+    Ok(key.with("scan", scan::VERSION).finish())
 }

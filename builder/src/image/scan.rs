@@ -4,8 +4,9 @@
 use std::io::Read;
 use std::path::Path;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use fs_err as fs;
 use regex::bytes::{Regex, RegexSet};
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,9 @@ pub const VERSION: &str = "1";
 /// Bytes looked at in one go, and how far two pieces overlap so that no secret hides on a border.
 const PIECE: usize = 1 << 20;
 const OVERLAP: usize = 8 << 10;
+/// Threads that look at files: each holds a piece in memory, and more than two would wait for the
+/// largest file.
+const THREADS: usize = 2;
 
 struct Rule {
     name: &'static str,
@@ -100,6 +104,16 @@ impl Scanner {
         for i in paths.matches(name.as_bytes()) {
             self.findings.push(format!("{name}: {}", PATHS[i].name));
         }
+        Ok(())
+    }
+
+    fn entry(&mut self, name: &str, entry: &Entry) -> Result<()> {
+        self.path(name)?;
+        match entry {
+            Entry::File(Content::Bytes(bytes), _) => self.file(name, &bytes[..])?,
+            Entry::File(Content::File(path), _) => self.file(name, fs::File::open(path)?)?,
+            Entry::Link(_) | Entry::Folder(_) => return Ok(()),
+        };
         Ok(())
     }
 
@@ -188,17 +202,28 @@ pub fn tar(path: &Path, mut visit: impl FnMut(&str, u64, &[u8])) -> Result<Scan>
 /// # Errors
 /// As [`tar`].
 pub fn tarball(tarball: &Tarball) -> Result<Scan> {
-    let mut scanner = Scanner::default();
-    for (name, entry) in tarball.entries() {
-        scanner.path(name)?;
-        if let Entry::File(content, _) = entry {
-            match content {
-                Content::Bytes(bytes) => scanner.file(name, &bytes[..])?,
-                Content::File(path) => scanner.file(name, fs::File::open(path)?)?,
-            };
+    let entries: Vec<_> = tarball.entries().iter().collect();
+    let next = AtomicUsize::new(0);
+    // One after the other, each by whoever is free: K3s itself is as large as all else.
+    let some = || {
+        let mut scanner = Scanner::default();
+        while let Some((name, entry)) = entries.get(next.fetch_add(1, Ordering::Relaxed)) {
+            scanner.entry(name, entry)?;
         }
+        Ok(scanner)
+    };
+    let scanners: Vec<Result<Scanner>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(some)).collect();
+        let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
+        joined.map(|s| s.unwrap_or_else(|_| Err(anyhow!("a scanning thread panicked")))).collect()
+    });
+    let mut all = Scanner::default();
+    for scanner in scanners {
+        let Scanner { scan, findings } = scanner?;
+        all.scan = all.scan.plus(scan);
+        all.findings.extend(findings);
     }
-    scanner.finish()
+    all.finish()
 }
 
 #[cfg(test)]

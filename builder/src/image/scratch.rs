@@ -1,4 +1,4 @@
-//! The folder mmdebstrap works in: in memory where there is room, and gone with this process,
+//! The folder that mmdebstrap works in: in memory where there is room, and gone with this process,
 //! however that ends.
 
 use std::io::ErrorKind;
@@ -12,9 +12,9 @@ use std::os::unix::process::CommandExt as _;
 use crate::store::remove_tree;
 
 const PREFIX: &str = "node-image-builder.";
-/// Free bytes of memory-backed scratch space under which the disk is used instead: the tree and
-/// its packages take 0.6 GB.
-const FLOOR: u64 = 2 << 30;
+/// Free bytes of memory-backed scratch space that must be left beside what is asked for; under it
+/// the disk is used instead.
+const SPARE: u64 = 1 << 30;
 /// Waits for the end of its standard input, which this process holds, then removes the folder: for
 /// ten seconds, as an mmdebstrap that was told to stop may still be writing there. Files of its
 /// mapped users can only be removed as those.
@@ -34,12 +34,12 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Makes it, and removes what dead builders left beside it.
+    /// Makes it, for content of about `need` bytes, and removes what dead builders left beside it.
     ///
     /// # Errors
     /// The folder cannot be made.
-    pub fn new() -> Result<Self> {
-        let parent = parent();
+    pub fn new(need: u64) -> Result<Self> {
+        let parent = parent(need);
         sweep(&parent);
         let path = parent.join(format!("{PREFIX}{}", std::process::id()));
         // A process group of its own: Ctrl-C reaches all of ours.
@@ -70,15 +70,26 @@ impl Drop for Scratch {
     }
 }
 
-fn parent() -> PathBuf {
+fn parent(need: u64) -> PathBuf {
     let memory = Path::new("/dev/shm");
-    let free =
-        nix::sys::statvfs::statvfs(memory).map_or(0, |s| s.blocks_available() * s.fragment_size());
+    let free = free_bytes(memory).min(available_memory());
     match std::env::var_os("TMPDIR") {
         Some(chosen) => PathBuf::from(chosen),
-        None if free > FLOOR => memory.to_owned(),
+        None if free > need + SPARE => memory.to_owned(),
         None => std::env::temp_dir(),
     }
+}
+
+fn free_bytes(folder: &Path) -> u64 {
+    nix::sys::statvfs::statvfs(folder).map_or(0, |s| s.blocks_available() * s.fragment_size())
+}
+
+/// Bytes that programs can have without swapping: a tmpfs may be larger than that.
+fn available_memory() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
+    let kibibytes = line.and_then(|l| l.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kibibytes.unwrap_or(0) << 10
 }
 
 fn sweep(parent: &Path) {
@@ -97,11 +108,19 @@ mod tests {
 
     #[test]
     fn the_folder_is_there_while_held_and_gone_after() {
-        let scratch = Scratch::new().unwrap();
+        let scratch = Scratch::new(1 << 20).unwrap();
         let path = scratch.path().to_owned();
         fs::write(path.join("f"), "x").unwrap();
         drop(scratch);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_does_not_fit_the_memory_goes_to_the_disk() {
+        assert!(available_memory() > 0);
+        if std::env::var_os("TMPDIR").is_none() {
+            assert_eq!(parent(u64::MAX / 2), std::env::temp_dir());
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use fs_err as fs;
@@ -68,18 +68,16 @@ impl Tarball {
         &self.entries
     }
 
-    /// Writes the tar, every time stamp `epoch` (seconds since 1970). Folders in `existing` that
-    /// are not entries themselves are taken to be there already, with modes of their own.
+    /// Writes the tar, every time stamp `epoch` (seconds since 1970).
     ///
     /// # Errors
     /// A content file cannot be read, or `out` not written.
-    pub fn write(&self, out: impl Write, epoch: i64, existing: &BTreeSet<String>) -> Result<()> {
+    pub fn write(&self, out: impl Write, epoch: i64) -> Result<()> {
         let mut tar = tar::Builder::new(out);
         let mut known = BTreeSet::new();
         for (path, entry) in &self.entries {
             for parent in parents(path) {
-                let listed = self.entries.contains_key(parent) || existing.contains(parent);
-                if !listed && known.insert(parent.to_owned()) {
+                if !self.entries.contains_key(parent) && known.insert(parent.to_owned()) {
                     append(&mut tar, parent, &Entry::Folder(PARENT_MODE), epoch)?;
                 }
             }
@@ -173,23 +171,6 @@ fn append_file<W: Write>(
     }
 }
 
-/// Paths of every folder in the tar at `path`, without leading `./` and trailing `/`.
-///
-/// # Errors
-/// The tar cannot be read.
-pub fn folders(path: &Path) -> Result<BTreeSet<String>> {
-    let mut found = BTreeSet::new();
-    let mut tar =
-        tar::Archive::new(std::io::BufReader::with_capacity(1 << 20, fs::File::open(path)?));
-    for entry in tar.entries_with_seek()? {
-        let entry = entry.with_context(|| format!("failed to read {}", path.display()))?;
-        if entry.header().entry_type().is_dir() {
-            found.insert(plain_name(&entry.path()?.to_string_lossy()).to_owned());
-        }
-    }
-    Ok(found)
-}
-
 /// `./etc/` → `etc`.
 pub fn plain_name(name: &str) -> &str {
     name.trim_start_matches("./").trim_end_matches('/')
@@ -199,9 +180,9 @@ pub fn plain_name(name: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn bytes(tarball: &Tarball, existing: &BTreeSet<String>) -> Vec<u8> {
+    fn bytes(tarball: &Tarball) -> Vec<u8> {
         let mut out = Vec::new();
-        tarball.write(&mut out, 1_700_000_000, existing).unwrap();
+        tarball.write(&mut out, 1_700_000_000).unwrap();
         out
     }
 
@@ -220,11 +201,8 @@ mod tests {
         a.add("etc/y", Entry::Link("../usr/lib/x".into())).unwrap();
         b.add("etc/y", Entry::Link("../usr/lib/x".into())).unwrap();
         b.file("usr/lib/x", "1", 0o644).unwrap();
-        let none = BTreeSet::new();
-        assert_eq!(bytes(&a, &none), bytes(&b, &none));
-        assert_eq!(names(&bytes(&a, &none)), ["etc/", "etc/y", "usr/", "usr/lib/", "usr/lib/x"]);
-        let existing = ["etc", "usr"].map(str::to_owned).into();
-        assert_eq!(names(&bytes(&a, &existing)), ["etc/y", "usr/lib/", "usr/lib/x"]);
+        assert_eq!(bytes(&a), bytes(&b));
+        assert_eq!(names(&bytes(&a)), ["etc/", "etc/y", "usr/", "usr/lib/", "usr/lib/x"]);
     }
 
     #[test]
@@ -251,6 +229,6 @@ mod tests {
         let mut tarball = Tarball::default();
         let long = format!("usr/{}/f", "x".repeat(180));
         tarball.file(&long, "abc", 0o4755).unwrap();
-        assert!(names(&bytes(&tarball, &BTreeSet::new())).iter().any(|n| plain_name(n) == long));
+        assert!(names(&bytes(&tarball)).iter().any(|n| plain_name(n) == long));
     }
 }

@@ -64,8 +64,8 @@ impl Tools {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.root.join(LOADER));
         command.arg("--library-path").arg(self.root.join(LIBRARIES)).arg(self.root.join(program));
-        // Character set modules of the host's C library would not fit this one. UTF-8, as libarchive
-        // refuses names it cannot convert.
+        // Character set modules of the host's C library would not fit this one. UTF-8, for
+        // names that are.
         command.env("GCONV_PATH", self.root.join(GCONV)).env("TZ", "UTC").env("LC_ALL", "C.UTF-8");
         command
     }

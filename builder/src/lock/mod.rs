@@ -82,6 +82,9 @@ pub struct Artifact {
     /// Whether this file only takes the place of the real release.
     #[serde(default)]
     pub standin: bool,
+    /// Whether images are made without this file, which cannot be had here; charts only.
+    #[serde(default)]
+    pub left_out: bool,
 }
 
 /// The exact packages of one base system or tools tree.
@@ -234,6 +237,7 @@ pub(crate) mod tests {
             size: Some(3),
             source: "a \"quoted\" place".into(),
             standin: false,
+            left_out: false,
         };
         let package = |name: &str, version: &str| Package {
             name: name.into(),

@@ -10,6 +10,9 @@ use node::command::Run;
 use super::{Artifact, ArtifactKind, Lock};
 use crate::store::{Store, hash_file};
 
+/// Given as the path of a stand-in for a chart: there is none.
+const NONE: &str = "none";
+
 /// Parses `NAME=PATH` arguments; `flag` is their flag, for messages.
 pub fn parse_assignments(flag: &str, texts: &[String]) -> Result<Vec<(String, String)>> {
     let parse = |text: &String| match text.split_once('=') {
@@ -24,6 +27,9 @@ pub fn parse_assignments(flag: &str, texts: &[String]) -> Result<Vec<(String, St
 /// Makes the file at `path` the artifact `name` of the lock, marked as a stand-in, and adds it
 /// to the store, as it can be fetched from nowhere.
 pub fn standin(lock: &mut Lock, store: &Store, name: &str, path: &Path) -> Result<()> {
+    if path == Path::new(NONE) {
+        return leave_out(lock, name);
+    }
     // Helm's release is an archive, its stand-in the program out of one.
     let Some(kind) = known_kind(name).or(lock.artifacts.get(name).map(|a| a.kind)) else {
         bail!("--standin {name}: the lock has no artifact of this name");
@@ -40,8 +46,21 @@ pub fn standin(lock: &mut Lock, store: &Store, name: &str, path: &Path) -> Resul
         size: Some(size),
         source: format!("stand-in, hashed from the local file {file}"),
         standin: true,
+        left_out: false,
     };
     lock.artifacts.insert(name.to_owned(), artifact);
+    Ok(())
+}
+
+/// Has images made without a chart of the lock: the bundle goes on without its releases.
+fn leave_out(lock: &mut Lock, name: &str) -> Result<()> {
+    let Some(artifact) = lock.artifacts.get_mut(name) else {
+        bail!("--standin {name}={NONE}: the lock has no artifact of this name");
+    };
+    if artifact.kind != ArtifactKind::Chart {
+        bail!("--standin {name}={NONE}: only charts can be left out; give a file");
+    }
+    (artifact.standin, artifact.left_out) = (true, true);
     Ok(())
 }
 

@@ -46,6 +46,9 @@ fn write_artifact(text: &mut String, a: &Artifact) -> Result<()> {
     if a.standin {
         writeln!(text, "standin = true")?;
     }
+    if a.left_out {
+        writeln!(text, "left_out = true")?;
+    }
     Ok(())
 }
 

@@ -28,7 +28,7 @@ use node::values::Digest;
 use sha2::Digest as _;
 
 pub use gc::{Entry, GcReport, Kind, Listing};
-pub use stage::StageLock;
+pub use stage::{StageLock, sync_tree};
 pub use temp::{TempDir, remove_tree};
 
 /// Overrides the place of the cache, for tests and for caches on another disk.

@@ -93,7 +93,10 @@ fn held(path: &Path, how: FlockArg) -> Result<Option<Flock<std::fs::File>>> {
 }
 
 /// Syncs every file and folder below `folder`, so that its rename never shows half of it.
-fn sync_tree(folder: &Path) -> Result<()> {
+///
+/// # Errors
+/// One cannot be opened or synced.
+pub fn sync_tree(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let kind = entry.file_type()?;

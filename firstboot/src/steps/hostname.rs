@@ -2,6 +2,7 @@
 //! role. A VM without a cloud-init drive is told from one with a wrong name.
 
 use anyhow::Result;
+use node::values::Hostname;
 use serde::Deserialize;
 
 use super::{Done, Step, fixable};
@@ -38,11 +39,12 @@ fn apply(boot: &mut Boot) -> Result<Done> {
              `builder node create NAME`",
         )),
         None => Err(fixable(
-            format!(
-                "`{name}` is not a node of cluster `{}` ({})",
-                boot.config.cluster.name,
-                known(boot)
-            ),
+            match name.parse::<Hostname>() {
+                Err(broken) => format!("`{name}` is no host name: it {}", broken.rule),
+                Ok(_) => {
+                    format!("`{name}` is not a node of cluster `{}`", boot.config.cluster.name)
+                }
+            } + &known(boot),
             "give the VM the name of one of these nodes, or add it to cluster/cluster.toml and \
              build the image again",
         )),
@@ -53,7 +55,7 @@ fn apply(boot: &mut Boot) -> Result<Done> {
 fn known(boot: &Boot) -> String {
     let nodes = boot.config.cluster.nodes.iter().filter(|n| n.role == boot.config.role);
     let names: Vec<_> = nodes.map(|n| n.name.as_str()).collect();
-    format!("{} nodes: {}", boot.config.role.as_str(), names.join(", "))
+    format!(" ({} nodes: {})", boot.config.role.as_str(), names.join(", "))
 }
 
 #[derive(Debug, Deserialize)]
@@ -104,12 +106,15 @@ mod tests {
             (
                 "VM9001",
                 drive,
-                Err("`VM9001` is not a node of cluster `home` (agent nodes: k3s-worker-01)"),
+                Err(
+                    "`VM9001` is no host name: it may hold only lower-case letters, digits and `-` \
+                     (agent nodes: k3s-worker-01)",
+                ),
             ),
             (
-                "VM9001",
+                "vm9001",
                 "torn",
-                Err("`VM9001` is not a node of cluster `home` (agent nodes: k3s-worker-01)"),
+                Err("`vm9001` is not a node of cluster `home` (agent nodes: k3s-worker-01)"),
             ),
         ];
         for (name, status, want) in cases {

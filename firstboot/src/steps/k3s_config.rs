@@ -7,9 +7,10 @@ use node::files::{Changed, ensure_file};
 use serde_json::{Map, Value, json};
 
 use super::secret::{AGENT_TOKEN, SERVER_TOKEN};
-use super::{Done, Step, fixable};
+use super::{Done, Step};
 use crate::boot::Boot;
-use crate::origin::{Facts, Origin, decide};
+use crate::origin;
+use crate::peers::PORT;
 
 /// Rendered by `builder` from the profile and the cluster.
 const BAKED: &str = "usr/lib/firstboot/k3s/config.yaml";
@@ -17,9 +18,6 @@ const BAKED: &str = "usr/lib/firstboot/k3s/config.yaml";
 const CONFIG: &str = "etc/rancher/k3s/config.yaml";
 /// This node's own part. K3s reads the folder after the file, and every JSON text is YAML.
 const OWN: &str = "etc/rancher/k3s/config.yaml.d/50-node.yaml";
-/// K3s' API port.
-const PORT: u16 = 6443;
-
 /// The step.
 pub const STEP: Step = Step {
     name: "k3s-config",
@@ -34,7 +32,7 @@ pub const STEP: Step = Step {
 };
 
 fn apply(boot: &mut Boot) -> Result<Done> {
-    // Both are made before either is written: a decision to stop leaves nothing half done.
+    // Both are made before either is written: an error leaves nothing half done.
     let (shared, own) = (baked(boot)?, own(boot)?);
     let changed = ensure_file(&boot.path(CONFIG), &shared, 0o600)?.or(ensure_file(
         &boot.path(OWN),
@@ -74,9 +72,13 @@ fn own(boot: &Boot) -> Result<Vec<u8>> {
             if boot.path(AGENT_TOKEN).exists() {
                 put("agent-token-file", json!(format!("/{AGENT_TOKEN}")));
             }
-            if initialises(boot)? {
-                put("cluster-init", json!(true));
-            }
+            // The step `origin` has let one of them through, or none. A server that joined keeps the
+            // other's address: K3s asks there again when power was lost before it was a voter.
+            match (origin::peer(boot)?, origin::permission(boot)?) {
+                (Some(url), _) => put("server", json!(url)),
+                (None, Some(own)) if !own.restore => put("cluster-init", json!(true)),
+                _ => None,
+            };
         }
     }
     let mut text = serde_json::to_vec_pretty(&keys).context("failed to encode")?;
@@ -88,29 +90,12 @@ fn labels(boot: &Boot) -> Vec<String> {
     boot.config.labels.iter().map(|(key, value)| format!("{key}={value}")).collect()
 }
 
-fn initialises(boot: &Boot) -> Result<bool> {
-    match decide(Facts::of(boot)?) {
-        Origin::Disk => Ok(false),
-        Origin::Initialise => Ok(true),
-        Origin::Stop(reason) => {
-            let name = &boot.machine.hostname;
-            let fix = format!(
-                "if a new, empty cluster is wanted: `builder node enroll {name} --bootstrap`; \
-                 otherwise give this VM the disk with its database back"
-            );
-            Err(fixable(reason, fix))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::origin::PERMISSION;
     use crate::testing;
     use node::report::Outcome;
-
-    const DATABASE: &str = "var/lib/rancher/k3s/server/db/etcd/member/snap/db";
 
     fn own_of(boot: &Boot) -> Value {
         serde_json::from_str(&testing::get(boot, OWN).unwrap()).unwrap()
@@ -135,20 +120,16 @@ mod tests {
     }
 
     #[test]
-    fn a_server_initialises_only_with_permission_and_writes_nothing_when_it_stops() {
+    fn a_server_initialises_only_while_it_is_permitted() {
         let (_dir, mut boot) = testing::server();
         testing::put(&boot, BAKED, "");
-        let error = apply(&mut boot).unwrap_err();
-        assert!(super::super::fix_of(&error, &STEP).contains("enroll k3s-master --bootstrap"));
-        assert!(testing::get(&boot, CONFIG).is_none() && testing::get(&boot, OWN).is_none());
-        testing::put(&boot, PERMISSION, "");
+        testing::put(&boot, PERMISSION, r#"{"nonce":"n","recorded":true}"#);
         testing::put(&boot, AGENT_TOKEN, "t");
         apply(&mut boot).unwrap();
         assert_eq!(own_of(&boot)["cluster-init"], true);
         assert_eq!(own_of(&boot)["agent-token-file"], "/etc/rancher/k3s/secrets/agent-token");
-        testing::put(&boot, DATABASE, "");
         fs_err::remove_file(boot.path(PERMISSION)).unwrap();
         apply(&mut boot).unwrap();
-        assert_eq!(own_of(&boot).get("cluster-init"), None);
+        assert!(own_of(&boot).get("cluster-init").is_none());
     }
 }

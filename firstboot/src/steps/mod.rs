@@ -1,13 +1,19 @@
 //! The steps, in the two tables that are their order.
 
 mod api;
+mod bundle;
 mod clock;
 mod hostname;
 mod image_id;
 mod k3s_config;
 mod machine_id;
+mod modified;
 mod network;
+mod nfs;
 mod node_ready;
+mod origin;
+mod restore;
+mod restored;
 pub mod secret;
 mod start;
 
@@ -19,7 +25,7 @@ use node::report::Outcome;
 use crate::boot::Boot;
 
 /// One step of a stage.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Step {
     /// Name in the report, the ledger and the journal.
     pub name: &'static str,
@@ -43,10 +49,16 @@ pub const HOST: &[Step] = &[
     machine_id::STEP,
     // K3s binds to the address and refuses to start without a default route.
     network::STEP,
+    // Before what may wait for a person: a restore finds its snapshots there.
+    nfs::STEP,
     // Last of what may come from outside: everything before it can be seen to hold without it.
     secret::STEP,
+    // Which database K3s starts from: nothing is written for K3s before that is known.
+    origin::STEP,
     // Needs name, address and which secrets are there.
     k3s_config::STEP,
+    // K3s' reset reads its configuration.
+    restore::STEP,
     // Last: K3s must find its whole configuration.
     start::STEP,
 ];
@@ -57,9 +69,16 @@ pub const CLUSTER: &[Step] = &[
     api::STEP,
     // A Node that is not Ready is not marked as running this image.
     node_ready::STEP,
-    // Last: the mark says that this image came up whole.
+    // The other nodes must know soon.
+    restored::STEP,
+    // With the image-id's mark it says what really runs here.
+    modified::STEP,
+    // Last: the mark says that this node came up whole.
     image_id::STEP,
 ];
+
+/// On servers, after the node was announced as Ready: a release that fails makes no node unhealthy.
+pub const BUNDLE: &[Step] = &[bundle::STEP];
 
 /// What a step came to.
 #[derive(Debug)]
@@ -121,10 +140,11 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_every_step_brings_help() {
-        let mut names: Vec<_> = HOST.iter().chain(CLUSTER).map(|s| s.name).collect();
+        let all = || HOST.iter().chain(CLUSTER).chain(BUNDLE);
+        let mut names: Vec<_> = all().map(|s| s.name).collect();
         names.sort_unstable();
         assert!(names.windows(2).all(|w| w[0] != w[1]), "{names:?}");
-        assert!(HOST.iter().chain(CLUSTER).all(|s| !s.fix.is_empty()));
+        assert!(all().all(|s| !s.fix.is_empty()));
     }
 
     #[test]

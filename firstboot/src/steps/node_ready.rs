@@ -34,30 +34,42 @@ pub const STEP: Step = Step {
 fn apply(boot: &mut Boot) -> Result<Done> {
     let name = &boot.machine.hostname;
     let kubernetes = boot.kubernetes.as_ref().context("the step `api` has not run")?;
+    let votes = boot.config.role == Role::Server && several_servers(boot);
     until(boot.machine.limit(LIMIT), PAUSE, || {
         k3s_can_run(boot)?;
         let seen = kubernetes.node(name).and_then(|node| Ok((node, kubernetes.lease(name)?)));
         Ok(match seen {
-            Ok((node, lease)) => look(&boot.machine.boot_id, node.as_ref(), lease.as_ref()),
+            Ok((node, lease)) => look(&boot.machine.boot_id, votes, node.as_ref(), lease.as_ref()),
             Err(error) => Look::NotYet(format!("the API stopped answering: {error:#}")),
         })
     })?;
-    if boot.config.role == Role::Server {
-        // The new cluster stands: the permission to make one is used up.
-        ensure_absent(&boot.path(origin::PERMISSION))?;
+    if boot.config.role == Role::Agent {
+        return Ok(Done::unchanged(""));
     }
-    Ok(Done::unchanged(""))
+    // The new cluster stands: the permission to make one is used up.
+    ensure_absent(&boot.path(origin::PERMISSION))?;
+    Ok(Done::unchanged(format!("cluster {}", kubernetes.cluster_uid()?)))
 }
 
-fn look(boot_id: &str, node: Option<&Node>, lease: Option<&Lease>) -> Look<()> {
-    match not_ready(boot_id, node, lease) {
+/// Only beside others does a server's place in etcd have to be won.
+fn several_servers(boot: &Boot) -> bool {
+    boot.config.cluster.nodes.iter().filter(|n| n.role == Role::Server).count() > 1
+}
+
+fn look(boot_id: &str, votes: bool, node: Option<&Node>, lease: Option<&Lease>) -> Look<()> {
+    match not_ready(boot_id, votes, node, lease) {
         None => Look::Done(()),
         Some(why) => Look::NotYet(format!("the node is not Ready: {why}")),
     }
 }
 
 /// What is still missing.
-fn not_ready(boot_id: &str, node: Option<&Node>, lease: Option<&Lease>) -> Option<String> {
+fn not_ready(
+    boot_id: &str,
+    votes: bool,
+    node: Option<&Node>,
+    lease: Option<&Lease>,
+) -> Option<String> {
     let Some(node) = node else { return Some("it has not registered yet".into()) };
     let status = node.status.clone().unwrap_or_default();
     let seen = status.node_info.map(|i| i.boot_id).unwrap_or_default();
@@ -65,6 +77,13 @@ fn not_ready(boot_id: &str, node: Option<&Node>, lease: Option<&Lease>) -> Optio
         return Some(format!("its state is from boot {seen}, this is {boot_id}"));
     }
     let conditions = status.conditions.unwrap_or_default();
+    // Set by K3s every 15 s (k3s.md §3.2); one left from before cannot be told from a new one.
+    let voter = conditions.iter().find(|c| c.type_ == "EtcdIsVoter");
+    if votes && voter.is_none_or(|c| c.status != "True") {
+        let reason = voter.and_then(|c| c.reason.clone());
+        let reason = reason.unwrap_or_else(|| "it says nothing of it yet".into());
+        return Some(format!("it is no voting member of etcd: {reason}"));
+    }
     let Some(ready) = conditions.into_iter().find(|c| c.type_ == "Ready") else {
         return Some("the kubelet has not reported yet".into());
     };
@@ -121,11 +140,27 @@ mod tests {
             (Some(node("new", "True")), Some(lease(5)), None),
         ];
         for (node, lease, want) in cases {
-            let got = not_ready("new", node.as_ref(), lease.as_ref());
+            let got = not_ready("new", false, node.as_ref(), lease.as_ref());
             match want {
                 None => assert_eq!(got, None),
                 Some(want) => assert!(got.as_ref().unwrap().starts_with(want), "{got:?}"),
             }
         }
+    }
+
+    #[test]
+    fn one_of_several_servers_must_have_its_vote() {
+        let with = |status: &str| {
+            let mut node = node("new", "True");
+            let condition =
+                json!({"type": "EtcdIsVoter", "status": status, "reason": "MemberIsLearner"});
+            let conditions = node.status.as_mut().unwrap().conditions.as_mut().unwrap();
+            conditions.push(serde_json::from_value(condition).unwrap());
+            not_ready("new", true, Some(&node), Some(&lease(5)))
+        };
+        assert_eq!(with("False").unwrap(), "it is no voting member of etcd: MemberIsLearner");
+        assert_eq!(with("True"), None);
+        let silent = not_ready("new", true, Some(&node("new", "True")), Some(&lease(5)));
+        assert_eq!(silent.unwrap(), "it is no voting member of etcd: it says nothing of it yet");
     }
 }

@@ -1,7 +1,8 @@
-//! The join secret (D10): arrives as a payload on a tmpfs, is stored as K3s' token files, and the
-//! payload goes. Absent, broken and contradictory are different answers; one that is not whole
+//! The join secret (D10): arrives as a payload on a tmpfs or on a drive, is stored as K3s' token files,
+//! and the payload goes. Absent, broken and contradictory are different answers; one that is not whole
 //! yet counts as absent.
 
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -9,30 +10,51 @@ use std::time::SystemTime;
 use anyhow::Result;
 use node::config::Role;
 use node::files::{Changed, ensure_absent, ensure_file};
-use node::join::{FILE, FOLDER, Join, NotJoin};
+use node::join::{Bootstrap, FILE, FOLDER, Join, NotJoin};
+use node::token::Token;
+use node::values::{Digest, Hostname};
 
 use super::{Done, Step, fixable};
 use crate::boot::{Boot, Machine};
-use crate::origin;
+use crate::{drive, journal, origin};
 
 /// Token with which a server starts or joins, and the key of its data.
 pub const SERVER_TOKEN: &str = "etc/rancher/k3s/secrets/server-token";
 /// Token with which an agent joins; on a server, the one it asks of agents.
 pub const AGENT_TOKEN: &str = "etc/rancher/k3s/secrets/agent-token";
 
+/// The cluster's id.
+pub const CLUSTER_ID: &str = "etc/rancher/k3s/secrets/cluster-id";
+/// Key of the snapshots' HMACs.
+pub const SNAPSHOT_KEY: &str = "etc/rancher/k3s/secrets/snapshot-key";
+/// Written by K3s when an agent has joined: from then on its token stays.
+const JOINED: &str = "var/lib/rancher/k3s/agent/client-kubelet.crt";
+
+/// Written by K3s when a server has started.
+const K3S_TOKEN: &str = "var/lib/rancher/k3s/server/token";
+
+/// Digest of what was last taken from the drive, which stays in the VM until `builder` takes it away:
+/// its one-time permission must not come back with every boot.
+const TAKEN: &str = "var/lib/firstboot/drive-taken";
+
 /// The step.
 pub const STEP: Step = Step {
     name: "secret",
     lasting: true,
     fix: "see `journalctl -u firstboot-host` on the node",
-    satisfied: |boot| Ok(boot.path(token_path(boot)).exists() && !payload(&boot.machine).exists()),
+    satisfied: |boot| {
+        let stored = boot.path(token_path(boot)).exists() && !payload(&boot.machine).exists();
+        Ok(stored && on_drive(boot)?.is_none())
+    },
     apply,
 };
 
-/// What tells one payload from the next: inode, size and time of change.
-pub fn mark(machine: &Machine) -> Option<(u64, u64, SystemTime)> {
-    let meta = fs_err::metadata(payload(machine)).ok()?;
-    Some((meta.ino(), meta.size(), meta.modified().ok()?))
+/// What tells one payload from the next: inode, size and time of change, and whether the drive is
+/// there.
+pub fn mark(machine: &Machine) -> (Option<(u64, u64, SystemTime)>, bool) {
+    let meta = fs_err::metadata(payload(machine)).ok();
+    let file = meta.and_then(|m| Some((m.ino(), m.size(), m.modified().ok()?)));
+    (file, drive::is_there(machine))
 }
 
 fn payload(machine: &Machine) -> PathBuf {
@@ -46,32 +68,68 @@ fn token_path(boot: &Boot) -> &'static str {
     }
 }
 
-fn apply(boot: &mut Boot) -> Result<Done> {
-    let path = payload(&boot.machine);
-    let data = match fs_err::read(&path) {
-        Ok(data) => data,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(absent(boot, "no join secret"));
-        }
+/// A payload and where it lay, as words that follow "the join secret".
+struct Found {
+    data: Vec<u8>,
+    place: &'static str,
+}
+
+/// The places in D10's order. What an operator gives by `firstboot join` lies where the guest agent
+/// puts it.
+fn found(boot: &Boot) -> Result<Vec<Found>> {
+    let file = match fs_err::read(payload(&boot.machine)) {
+        Ok(data) => Some(Found { data, place: "" }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
         Err(e) => return Err(e.into()),
     };
-    let join = match Join::decode(&data) {
-        Ok(join) => join,
-        Err(e @ NotJoin::Incomplete { .. }) => {
-            return Ok(absent(boot, &format!("the join secret is {e}")));
+    let drive = on_drive(boot)?.map(|data| Found { data, place: " on the drive FIRSTBOOT" });
+    Ok(file.into_iter().chain(drive).collect())
+}
+
+/// What lies on the drive and was not taken yet.
+fn on_drive(boot: &Boot) -> Result<Option<Vec<u8>>> {
+    let data = match drive::read(&boot.machine) {
+        Ok(Some(data)) => data,
+        Ok(None) => return Ok(None),
+        // A node that has its secret does not stay down for a drive that is not needed.
+        Err(why) if boot.path(token_path(boot)).exists() => {
+            journal::warn(&boot.machine.root, STEP.name, &format!("{why:#}"));
+            return Ok(None);
         }
-        Err(e @ NotJoin::Broken(_)) => {
-            return Err(fixable(format!("the join secret is {e}"), again(boot)));
-        }
+        Err(why) => return Err(fixable(format!("{why:#}"), again(boot))),
     };
-    check(boot, &join)?;
-    let stored = store(boot, &join)?;
-    ensure_absent(&path)?;
-    boot.k3s_changed |= stored == Changed::Yes;
-    Ok(match stored {
-        Changed::Yes => Done::changed("stored, payload removed"),
-        Changed::No => Done::unchanged("the same as stored, payload removed"),
-    })
+    let taken = fs_err::read_to_string(boot.path(TAKEN)).unwrap_or_default();
+    Ok((taken != Digest::of(&data).to_string()).then_some(data))
+}
+
+fn apply(boot: &mut Boot) -> Result<Done> {
+    let mut missing = "no join secret".to_owned();
+    for Found { data, place } in found(boot)? {
+        let join = match Join::decode(&data) {
+            Ok(join) => join,
+            Err(e @ NotJoin::Incomplete { .. }) => {
+                missing = format!("the join secret{place} is {e}");
+                continue;
+            }
+            Err(e @ NotJoin::Broken(_)) => {
+                return Err(fixable(format!("the join secret{place} is {e}"), again(boot)));
+            }
+        };
+        check(boot, &join, place)?;
+        let stored = store(boot, &join)?;
+        if place.is_empty() {
+            ensure_absent(&payload(&boot.machine))?;
+        } else {
+            ensure_file(&boot.path(TAKEN), Digest::of(&data).to_string().as_bytes(), 0o600)?;
+        }
+        boot.k3s_changed |= stored == Changed::Yes;
+        let from = if place.is_empty() { ", payload removed" } else { ", from the drive" };
+        return Ok(match stored {
+            Changed::Yes => Done::changed(format!("stored{from}")),
+            Changed::No => Done::unchanged(format!("the same as stored{from}")),
+        });
+    }
+    Ok(absent(boot, &missing))
 }
 
 fn absent(boot: &Boot, missing: &str) -> Done {
@@ -87,28 +145,28 @@ fn again(boot: &Boot) -> String {
 }
 
 /// The payload is whole; it must also be meant for this node and fit what is stored.
-fn check(boot: &Boot, join: &Join) -> Result<()> {
+fn check(boot: &Boot, join: &Join, place: &str) -> Result<()> {
     let me = &boot.machine.hostname;
-    let refuse = |cause: String| Err(fixable(format!("the join secret {cause}"), again(boot)));
+    let refuse =
+        |cause: String| Err(fixable(format!("the join secret{place} {cause}"), again(boot)));
     if join.node.as_str() != me {
         return refuse(format!("is for node `{}`, this is `{me}`", join.node));
     }
-    for token in [Some(&join.token), join.agent_token.as_ref()].into_iter().flatten() {
-        if token.is_empty() || token.contains(char::is_whitespace) {
-            return refuse("has a token that is empty or holds white space".into());
-        }
+    if let Err(cause) = join.check_role(boot.config.role) {
+        return refuse(cause);
     }
-    if boot.config.role == Role::Agent && (join.bootstrap || join.agent_token.is_some()) {
-        return refuse("carries what only a server may have, and this is an agent".into());
+    // Nothing depends on what is stored yet: a newer one takes its place. An agent's token is
+    // short-lived, and a server that could not open its snapshots must be able to get the right one.
+    if !has_used(boot)? {
+        return Ok(());
     }
-    for (path, token) in tokens(boot, join) {
-        let differs = fs_err::read_to_string(boot.path(path)).is_ok_and(|old| old.trim() != token);
-        if differs {
+    for (path, value) in values(boot, join) {
+        let Ok(old) = fs_err::read_to_string(boot.path(path)) else { continue };
+        if !agrees(path, old.trim(), value) {
             return Err(fixable(
-                format!("the join secret contradicts /{path}: another token is stored there"),
+                format!("the join secret{place} contradicts /{path}: another is stored there"),
                 format!(
-                    "give the token this node joined with, or rebuild it with `builder node \
-                     rebuild {me}`"
+                    "give the one this node works with, or rebuild it with `builder node rebuild {me}`"
                 ),
             ));
         }
@@ -116,117 +174,74 @@ fn check(boot: &Boot, join: &Join) -> Result<()> {
     Ok(())
 }
 
-/// Token files of this role in the order to write them: the one that `satisfied` asks for last.
-fn tokens<'a>(boot: &Boot, join: &'a Join) -> Vec<(&'static str, &'a str)> {
-    let agent = join.agent_token.iter().map(|t| (AGENT_TOKEN, t.as_str()));
-    agent.chain([(token_path(boot), join.token.as_str())]).collect()
+/// Whether a value can take the place of the one that this node has worked with.
+fn agrees(path: &str, old: &str, new: &str) -> bool {
+    let (Ok(was), Ok(is)) = (Token::parse(old), Token::parse(new)) else { return old == new };
+    if path != SERVER_TOKEN && path != AGENT_TOKEN {
+        return old == new;
+    }
+    // Both forms of one token are the same; another CA is another cluster.
+    let same_ca = was.ca.is_none() || is.ca.is_none() || was.ca == is.ca;
+    // One made for one join, by a cluster that is known to be the same: K3s knows this node by now.
+    let fresh = is.user.is_empty() && is.ca.is_some() && is.ca == was.ca;
+    same_ca && (was.password == is.password || fresh)
+}
+
+/// Whether K3s of this node has worked with what is stored. A restore that did not come to its end
+/// has left nothing that counts.
+fn has_used(boot: &Boot) -> Result<bool> {
+    let exists = |path: &str| fs_err::exists(boot.path(path));
+    Ok(match boot.config.role {
+        Role::Agent => exists(JOINED)?,
+        Role::Server => {
+            !exists(origin::UNFINISHED)? && (exists(origin::DATABASE)? || exists(K3S_TOKEN)?)
+        }
+    })
+}
+
+/// Files of this role in the order to write them: the one that `satisfied` asks for last.
+fn values<'a>(boot: &Boot, join: &'a Join) -> Vec<(&'static str, &'a str)> {
+    let optional = [
+        (AGENT_TOKEN, join.agent_token.as_deref()),
+        (CLUSTER_ID, join.cluster_id.as_ref().map(Hostname::as_str)),
+        (SNAPSHOT_KEY, join.snapshot_key.as_deref()),
+    ];
+    let given = optional.into_iter().filter_map(|(path, value)| Some((path, value?)));
+    given.chain([(token_path(boot), join.token.as_str())]).collect()
 }
 
 fn store(boot: &Boot, join: &Join) -> Result<Changed> {
-    // The permission to initialise outlives the payload until K3s has a database (see `origin`).
+    // The permission outlives the payload until K3s has a database (see `origin`).
     let permission = boot.path(origin::PERMISSION);
-    let mut changed = if join.bootstrap {
-        ensure_file(&permission, b"", 0o600)?
-    } else {
-        ensure_absent(&permission)?
+    let earlier = origin::permission(boot)?;
+    let mut changed = match (join.bootstrap, earlier) {
+        (Bootstrap::No, _) => ensure_absent(&permission)?,
+        // Given again it stays the same permission, under which the cluster may be on record.
+        (how, Some(earlier)) if earlier.restore == (how == Bootstrap::Restore) => Changed::No,
+        (how, _) => ensure_file(&permission, &permit(how)?, 0o600)?,
     };
-    for (path, token) in tokens(boot, join) {
-        changed =
-            changed.or(ensure_file(&boot.path(path), format!("{token}\n").as_bytes(), 0o600)?);
+    for (path, value) in values(boot, join) {
+        // The form that names the CA is kept: the other one knows less.
+        let old = fs_err::read_to_string(boot.path(path)).unwrap_or_default();
+        let knows_ca =
+            Token::parse(old.trim()).is_ok_and(|t| t.ca.is_some() && t.password == value);
+        if !knows_ca {
+            let text = format!("{value}\n");
+            changed = changed.or(ensure_file(&boot.path(path), text.as_bytes(), 0o600)?);
+        }
     }
     Ok(changed)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::steps::fix_of;
-    use crate::testing;
-    use node::report::Outcome;
-
-    const TOKEN: &str = "K10abc::server:s3cret";
-
-    fn join(node: &str) -> Join {
-        Join {
-            node: node.parse().unwrap(),
-            token: TOKEN.into(),
-            agent_token: None,
-            bootstrap: false,
-        }
-    }
-
-    fn give(boot: &Boot, join: &Join) {
-        let data = join.encode().unwrap();
-        node::files::ensure_file(&payload(&boot.machine), &data, 0o666).unwrap();
-    }
-
-    #[test]
-    fn absent_and_incomplete_wait_and_say_the_command() {
-        let (_dir, mut boot) = testing::agent();
-        let done = apply(&mut boot).unwrap();
-        assert_eq!((done.outcome, done.detail.as_str()), (Outcome::Waiting, "no join secret"));
-        assert!(done.fix.contains("`builder node enroll k3s-worker-01`"), "{}", done.fix);
-        let data = join("k3s-worker-01").encode().unwrap();
-        node::files::ensure_file(&payload(&boot.machine), &data[..data.len() - 1], 0o666).unwrap();
-        let done = apply(&mut boot).unwrap();
-        assert_eq!(done.outcome, Outcome::Waiting);
-        assert!(done.detail.starts_with("the join secret is incomplete: "), "{}", done.detail);
-    }
-
-    #[test]
-    fn a_good_one_is_stored_and_its_payload_goes() {
-        let (_dir, mut boot) = testing::agent();
-        give(&boot, &join("k3s-worker-01"));
-        assert_eq!(apply(&mut boot).unwrap().outcome, Outcome::Applied);
-        assert_eq!(testing::get(&boot, AGENT_TOKEN).unwrap(), format!("{TOKEN}\n"));
-        assert_eq!(fs_err::metadata(boot.path(AGENT_TOKEN)).unwrap().mode() & 0o777, 0o600);
-        assert!(!payload(&boot.machine).exists() && (STEP.satisfied)(&boot).unwrap());
-        give(&boot, &join("k3s-worker-01"));
-        assert_eq!(apply(&mut boot).unwrap().outcome, Outcome::Satisfied);
-        assert_eq!(apply(&mut boot).unwrap().outcome, Outcome::Satisfied);
-    }
-
-    #[test]
-    fn a_server_keeps_both_tokens_and_the_permission() {
-        let (_dir, mut boot) = testing::server();
-        let mut secret = join("k3s-master");
-        (secret.agent_token, secret.bootstrap) = (Some("agents".into()), true);
-        give(&boot, &secret);
-        apply(&mut boot).unwrap();
-        assert_eq!(testing::get(&boot, SERVER_TOKEN).unwrap(), format!("{TOKEN}\n"));
-        assert_eq!(testing::get(&boot, AGENT_TOKEN).unwrap(), "agents\n");
-        assert!(boot.path(origin::PERMISSION).exists());
-        secret.bootstrap = false;
-        give(&boot, &secret);
-        apply(&mut boot).unwrap();
-        assert!(!boot.path(origin::PERMISSION).exists());
-    }
-
-    #[test]
-    fn every_wrong_payload_is_refused_for_its_reason_and_changes_nothing() {
-        let agent = |change: fn(&mut Join)| {
-            let mut secret = join("k3s-worker-01");
-            change(&mut secret);
-            secret
-        };
-        let cases = [
-            (join("k3s-master"), "is for node `k3s-master`, this is `k3s-worker-01`"),
-            (agent(|j| j.token.clear()), "has a token that is empty or holds white space"),
-            (agent(|j| j.token.push('\n')), "has a token that is empty or holds white space"),
-            (agent(|j| j.bootstrap = true), "carries what only a server may have"),
-            (agent(|j| j.agent_token = Some("x".into())), "carries what only a server may have"),
-            (agent(|j| j.token.push('2')), "contradicts /etc/rancher/k3s/secrets/agent-token"),
-        ];
-        for (secret, want) in cases {
-            let (_dir, mut boot) = testing::agent();
-            testing::put(&boot, AGENT_TOKEN, &format!("{TOKEN}\n"));
-            give(&boot, &secret);
-            let error = apply(&mut boot).unwrap_err();
-            let text = format!("{error:#} {}", fix_of(&error, &STEP));
-            assert!(text.starts_with(&format!("the join secret {want}")), "{text}");
-            assert!(!text.contains("s3cret"), "{text}");
-            assert_eq!(testing::get(&boot, AGENT_TOKEN).unwrap(), format!("{TOKEN}\n"));
-            assert!(payload(&boot.machine).exists());
-        }
-    }
+fn permit(how: Bootstrap) -> Result<Vec<u8>> {
+    let mut bytes = [0; 16];
+    fs_err::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    let recorded = how != Bootstrap::Unrecorded;
+    let restore = how == Bootstrap::Restore;
+    let permission = origin::Permission { nonce: Digest::of(bytes).short(32), recorded, restore };
+    Ok(serde_json::to_vec(&permission)?)
 }
+
+#[cfg(test)]
+#[path = "secret_tests.rs"]
+mod tests;

@@ -6,12 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::Permissions;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use node::files::ensure_file;
-use node::join::Join;
+use node::join::{Bootstrap, Join};
 use node::report::Report;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -48,6 +50,32 @@ impl Node {
         Self::new("server", "k3s-master")
     }
 
+    /// A booted master whose cluster has an NFS export, which is mounted: a folder of the tree.
+    pub fn master_with_nfs() -> Self {
+        let node = Self::master();
+        let mut config = config("server");
+        config["cluster"]["nfs"] =
+            json!([{"name": "data", "server": "192.0.2.9", "export": "/vol"}]);
+        node.put("usr/lib/firstboot/node.json", &config.to_string());
+        node.put("proc/self/mountinfo", "90 21 0:50 / /srv/nfs/data rw - nfs4 192.0.2.9:/vol rw\n");
+        fs_err::create_dir_all(node.path("srv/nfs/data")).unwrap();
+        node
+    }
+
+    /// A booted master, the first of three, whose peers have these addresses; its NFS is mounted.
+    pub fn one_of_three(peers: [Ipv4Addr; 2]) -> Self {
+        let node = Self::master_with_nfs();
+        let path = "usr/lib/firstboot/node.json";
+        let mut config: Value = serde_json::from_str(&node.get(path).unwrap()).unwrap();
+        config["cluster"]["birth"] = json!({"cluster-cidr": "10.42.0.0/16"});
+        for (name, address) in ["k3s-m2", "k3s-m3"].iter().zip(peers) {
+            let server = json!({"name": name, "address": address, "role": "server"});
+            config["cluster"]["nodes"].as_array_mut().unwrap().push(server);
+        }
+        node.put(path, &config.to_string());
+        node
+    }
+
     fn new(role: &str, name: &'static str) -> Self {
         let node = Self { dir: tempfile::tempdir().unwrap(), name };
         node.put("usr/lib/firstboot/node.json", &config(role).to_string());
@@ -65,6 +93,7 @@ impl Node {
         node.stub(
             "systemctl",
             "case \"$*\" in\n\
+             is-active*srv-nfs*) test -e \"$ROOT/run/timer-active\" ;;\n\
              is-active*) test -e \"$ROOT/k3s-active\" ;;\n\
              show*) cat \"$ROOT/unit-state\" ;;\n\
              *start*) test ! -e \"$ROOT/start-fails\" ;;\n\
@@ -96,7 +125,25 @@ impl Node {
         fs_err::read_to_string(self.path(path)).ok()
     }
 
-    fn stub(&self, name: &str, body: &str) {
+    /// Gives the cluster an NFS export, which the kernel does not show as mounted yet.
+    pub fn with_nfs(&self) {
+        let path = "usr/lib/firstboot/node.json";
+        let mut config: Value = serde_json::from_str(&self.get(path).unwrap()).unwrap();
+        config["cluster"]["nfs"] =
+            json!([{"name": "data", "server": "192.0.2.9", "export": "/volume1/k8s-data"}]);
+        self.put(path, &config.to_string());
+        self.put("proc/self/mountinfo", "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n");
+    }
+
+    /// Names the ntfy topic that hears of failures.
+    pub fn with_ntfy(&self, url: &str) {
+        let path = "usr/lib/firstboot/node.json";
+        let mut config: Value = serde_json::from_str(&self.get(path).unwrap()).unwrap();
+        config["cluster"]["ntfy"] = json!(url);
+        self.put(path, &config.to_string());
+    }
+
+    pub fn stub(&self, name: &str, body: &str) {
         let path = self.dir.path().join("bin").join(name);
         let text = format!("#!/bin/sh\necho \"{name} $*\" >> \"$ROOT/calls\"\n{body}\n");
         ensure_file(&path, text.as_bytes(), 0o755).unwrap();
@@ -110,7 +157,9 @@ impl Node {
             node: self.name.parse().unwrap(),
             token: format!("{SECRET}-w"),
             agent_token: master.then(|| format!("{SECRET}-a")),
-            bootstrap: master,
+            cluster_id: master.then(|| "home-1".parse().unwrap()),
+            snapshot_key: master.then(|| "5e".repeat(32)),
+            bootstrap: if master { Bootstrap::Once } else { Bootstrap::No },
         }
     }
 
@@ -126,26 +175,31 @@ impl Node {
 
     /// Runs firstboot and checks that nothing it says or leaves in the open shows a token.
     pub fn run(&self, args: &[&str]) -> Ran {
-        self.run_stopping(args, "")
+        self.run_stopping(args, 0)
     }
 
-    /// Like `run`, with the process ended at `stop` (`before:STEP` or `after:STEP`).
-    pub fn run_stopping(&self, args: &[&str], stop: &str) -> Ran {
-        let path = format!("{}:/usr/bin:/bin", self.dir.path().join("bin").display());
-        let output = Command::new(env!("CARGO_BIN_EXE_firstboot"))
-            .args(["--longest-wait", LONGEST_WAIT, "--root"])
-            .arg(self.path(""))
-            .args(args)
-            .env_clear()
-            .envs([("PATH", path.as_str()), ("FIRSTBOOT_STOP", stop)])
-            .env("ROOT", self.path(""))
-            .output()
-            .unwrap();
+    /// Like `run`, with the process ended at its write number `stop`, counted from 1.
+    pub fn run_stopping(&self, args: &[&str], stop: u64) -> Ran {
+        let output = self.command(args, stop).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         let code = output.status.code().unwrap();
         let ran = Ran { code, stdout: text(output.stdout), stderr: text(output.stderr) };
         self.shows_no_token(&ran);
         ran
+    }
+
+    fn command(&self, args: &[&str], stop: u64) -> Command {
+        let path = format!("{}:/usr/bin:/bin", self.dir.path().join("bin").display());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_firstboot"));
+        command.args(["--longest-wait", LONGEST_WAIT, "--stop-at", &stop.to_string(), "--root"]);
+        command.arg(self.path("")).args(args).env_clear().env("PATH", path);
+        command.env("ROOT", self.path(""));
+        command
+    }
+
+    /// Like `run`, of one that is killed meanwhile; returns the signal.
+    pub fn run_killed(&self, args: &[&str]) -> i32 {
+        self.command(args, 0).status().unwrap().signal().unwrap()
     }
 
     fn shows_no_token(&self, ran: &Ran) {
@@ -175,6 +229,8 @@ impl Node {
         for top in ["etc", "var", "usr"] {
             collect(&self.path(""), &self.path(top), times, &mut files);
         }
+        // Figures of each boot, and no state of the node.
+        files.remove("var/lib/node_exporter/textfile/firstboot.prom");
         files
     }
 }

@@ -57,29 +57,40 @@ func run(t *testing.T, argv ...string) string {
 	return string(out)
 }
 
-// twoHosts gives a pair of namespaces with a cable between them; each has the other as its default route, because
-// the kubelet and the server want one.
+// twoHosts gives a server and a worker.
 func twoHosts(t *testing.T) (a, b *host) {
 	t.Helper()
-	pair := make([]*host, 2)
-	for i := range pair {
+	pair := hosts(t, 2)
+	return pair[0], pair[1]
+}
+
+// hosts gives namespaces on one network: a bridge in the first, cables from the others. Each has another one as its
+// default route, because the kubelet and the server want one.
+func hosts(t *testing.T, count int) []*host {
+	t.Helper()
+	all := make([]*host, count)
+	for i := range all {
 		root, err := os.MkdirTemp("", "k3s-standin-")
 		if err != nil {
 			t.Fatal(err)
 		}
-		pair[i] = &host{t: t, root: root, netns: fmt.Sprintf("standin%d-%d", os.Getpid(), i), address: fmt.Sprintf("10.99.7.%d", i+1)}
-		run(t, "ip", "netns", "add", pair[i].netns)
-		t.Cleanup(pair[i].remove)
+		all[i] = &host{t: t, root: root, netns: fmt.Sprintf("standin%d-%d", os.Getpid(), i), address: fmt.Sprintf("10.99.7.%d", i+1)}
+		run(t, "ip", "netns", "add", all[i].netns)
+		t.Cleanup(all[i].remove)
 	}
-	run(t, "ip", "link", "add", "eth0", "netns", pair[0].netns, "type", "veth", "peer", "name", "eth0", "netns", pair[1].netns)
-	for _, one := range pair {
+	run(t, "ip", "-n", all[0].netns, "link", "add", "eth0", "type", "bridge")
+	for i, one := range all {
+		if i > 0 {
+			port := fmt.Sprintf("port%d", i)
+			run(t, "ip", "link", "add", port, "netns", all[0].netns, "type", "veth", "peer", "name", "eth0", "netns", one.netns)
+			run(t, "ip", "-n", all[0].netns, "link", "set", port, "master", "eth0", "up")
+		}
 		run(t, "ip", "-n", one.netns, "address", "add", one.address+"/24", "dev", "eth0")
 		run(t, "ip", "-n", one.netns, "link", "set", "lo", "up")
 		run(t, "ip", "-n", one.netns, "link", "set", "eth0", "up")
+		run(t, "ip", "-n", one.netns, "route", "add", "default", "via", all[0].address[:len(all[0].address)-1]+fmt.Sprint((i+1)%count+1))
 	}
-	run(t, "ip", "-n", pair[0].netns, "route", "add", "default", "via", pair[1].address)
-	run(t, "ip", "-n", pair[1].netns, "route", "add", "default", "via", pair[0].address)
-	return pair[0], pair[1]
+	return all
 }
 
 // remove ends the containers that outlived their agent, as a power-off would, and removes what the node left.
@@ -197,6 +208,16 @@ func (p *process) stop() {
 		p.t.Errorf("%s did not stop", p.cmd)
 		p.cmd.Process.Kill()
 	}
+}
+
+// logs are the outputs of all that was started here.
+func (h *host) logs() (texts []string) {
+	paths, _ := filepath.Glob(filepath.Join(h.root, "log-*"))
+	for _, path := range paths {
+		text, _ := os.ReadFile(path)
+		texts = append(texts, string(text))
+	}
+	return texts
 }
 
 func (p *process) text() string {

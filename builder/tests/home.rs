@@ -1,0 +1,96 @@
+//! Rules of this project's own bundle that no single file shows: every way in asks for a login, every
+//! namespace denies what no policy allows.
+
+#![allow(clippy::unwrap_used, reason = "a broken preparation ends the test")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use builder::bundle::Bundle;
+use builder::config::Project;
+use builder::image::plan::facts;
+use builder::lock::Lock;
+use serde_json::{Value, json};
+
+/// Names what asks for a login behind a route whose middleware does not.
+const LOGIN: &str = "home-lab/authentication";
+
+fn shipped() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Every plain object of the bundle, with those of the namespaces.
+fn objects() -> Vec<Value> {
+    let project = Project::load(&shipped()).unwrap();
+    let facts = facts(&project, project.profile("master").unwrap()).unwrap();
+    let lock = Lock::read(&shipped().join("builder.lock")).unwrap();
+    let bundle = Bundle::load(&shipped(), &facts, &lock).map_err(|p| p.to_string());
+    let bundle = bundle.unwrap().unwrap();
+    let manifests = bundle.releases().flat_map(|release| release.manifests.values());
+    manifests.chain(bundle.namespaces.values()).flatten().cloned().collect()
+}
+
+fn of_kind<'a>(objects: &'a [Value], kind: &'a str) -> impl Iterator<Item = &'a Value> {
+    objects.iter().filter(move |object| object["kind"] == kind)
+}
+
+fn names(list: &Value) -> BTreeSet<&str> {
+    list.as_array().into_iter().flatten().filter_map(|one| one["name"].as_str()).collect()
+}
+
+/// Routes that a stranger, or anybody without a login, could use.
+fn open(objects: &[Value]) -> Vec<String> {
+    let routes = of_kind(objects, "IngressRoute").chain(of_kind(objects, "IngressRouteTCP"));
+    let lacking = routes.filter(|object| {
+        let own = object["metadata"]["annotations"][LOGIN].is_string();
+        let all = object["spec"]["routes"].as_array().unwrap();
+        !all.iter().all(|route| {
+            let guards = names(&route["middlewares"]);
+            guards.contains("home-login") || (own && guards.contains("home-only"))
+        })
+    });
+    lacking.map(|object| object["metadata"]["name"].to_string()).collect()
+}
+
+#[test]
+fn every_way_in_is_for_the_home_and_asks_for_a_login() {
+    let mut objects = objects();
+    assert_eq!(open(&objects), Vec::<String>::new());
+    assert!(of_kind(&objects, "IngressRoute").count() >= 8);
+    objects.push(json!({"kind": "IngressRoute", "metadata": {"name": "bare"},
+        "spec": {"routes": [{"middlewares": [{"name": "home-only"}]}]}}));
+    assert_eq!(open(&objects), ["\"bare\""], "addresses alone are no login");
+}
+
+#[test]
+fn every_https_route_has_a_certificate_in_its_namespace() {
+    let objects = objects();
+    let place =
+        |object: &Value, name: &Value| format!("{}/{name}", object["metadata"]["namespace"]);
+    let made: BTreeSet<_> = of_kind(&objects, "Certificate")
+        .map(|object| place(object, &object["spec"]["secretName"]))
+        .collect();
+    for route in of_kind(&objects, "IngressRoute") {
+        let wanted = place(route, &route["spec"]["tls"]["secretName"]);
+        assert!(made.contains(&wanted), "nothing makes {wanted}");
+    }
+}
+
+#[test]
+fn every_namespace_has_a_level_and_denies_what_nobody_allows() {
+    let objects = objects();
+    let spaces: Vec<_> = of_kind(&objects, "Namespace").collect();
+    assert_eq!(spaces.len(), 8);
+    for space in spaces {
+        let name = &space["metadata"]["name"];
+        let level = &space["metadata"]["labels"]["pod-security.kubernetes.io/enforce"];
+        assert!(level.is_string(), "{name} has no pod-security level");
+        let denies = of_kind(&objects, "NetworkPolicy").any(|policy| {
+            policy["metadata"]["namespace"] == *name
+                && policy["spec"]["podSelector"] == json!({})
+                && policy["spec"]["ingress"].is_null()
+                && policy["spec"]["egress"].is_null()
+        });
+        assert!(denies, "{name} lets in what no policy allows");
+    }
+}

@@ -1,0 +1,9 @@
+//! `builder preflight` and `builder push` against the Proxmox double (`tests/pve`): the client's
+//! library in virtual time with faults, the program for its messages and exit statuses.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken preparation ends the test")]
+
+mod faults;
+mod program;
+mod project;
+mod speed;
