@@ -1,6 +1,7 @@
-//! Kubernetes objects out of YAML: each document one object with its kind and its name.
+//! Kubernetes objects out of YAML: each document one object with its kind and its name. Scalars mean
+//! what they mean to kubectl and helm, whose reader is that of YAML 1.1.
 
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use crate::config::{Problem, Problems};
 
@@ -40,19 +41,47 @@ fn documents(shown: &str, text: &str, problems: &mut Problems) -> Option<Vec<Val
 
 /// Parses YAML documents; an error is line, column (both from 1; 0 where unknown) and message.
 ///
+/// Scalars are read as sigs.k8s.io/yaml 1.6 does, seen by running it: `0440` is 288, `0888` is 888 as
+/// its digits are no octal ones, `1e3` is the integer 1000, `yes` is true, what stands in quotes is text.
+///
 /// # Errors
 /// The text is not YAML.
 pub fn parse_yaml(text: &str) -> Result<Vec<Value>, (usize, usize, String)> {
     // The parser's limits are against hostile input; the CRDs of one chart go beyond them.
-    let options = serde_saphyr::options! { budget: None, with_snippet: false };
-    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
+    let options =
+        serde_saphyr::options! { budget: None, with_snippet: false, legacy_octal_numbers: true };
+    let read = serde_saphyr::from_multiple_with_options(text, options);
+    let mut documents: Vec<Value> = read.map_err(|error| {
         let place = error.location();
         let at = |n: u64| usize::try_from(n).unwrap_or(0);
         let (line, column) = place.map_or((0, 0), |p| (at(p.line()), at(p.column())));
         let text = error.without_snippet().to_string();
         let first = text.lines().next().unwrap_or_default();
         (line, column, format!("is not YAML: {first}"))
-    })
+    })?;
+    documents.iter_mut().for_each(whole_numbers);
+    Ok(documents)
+}
+
+/// Writes `888.0` as `888`: the API takes no fraction, not even of nothing, where a type has integers.
+fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            if let Some(whole) = number.as_f64().filter(|_| number.is_f64()).and_then(whole) {
+                *number = whole;
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
+        _ => {}
+    }
+}
+
+/// A fraction that is none, as an integer; beyond 2^53 it would be an invented one.
+#[expect(clippy::cast_possible_truncation, reason = "below 2^53 and without a fraction")]
+fn whole(number: f64) -> Option<Number> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    (number.fract() == 0.0 && number.abs() < EXACT).then(|| Number::from(number as i64))
 }
 
 /// The rule an object breaks.
@@ -136,6 +165,57 @@ mod tests {
         assert!(text.starts_with(&format!("{file}:")) && text.contains("is not YAML"), "{text}");
         let twice = refused("apiVersion: v1\nkind: A\nkind: B\nmetadata: {name: x}");
         assert!(twice.starts_with(&format!("{file}:3:1: is not YAML")), "{twice}");
+    }
+
+    /// A scalar in a document.
+    fn scalar(text: &str) -> Value {
+        parse_yaml(&format!("a: {text}")).unwrap()[0]["a"].clone()
+    }
+
+    #[test]
+    fn scalars_are_read_as_kubernetes_reads_them() {
+        // The right side is what sigs.k8s.io/yaml 1.6.0 makes of the left one.
+        for (text, want) in [
+            ("0440", "288"),
+            ("0o440", "288"),
+            ("-0440", "-288"),
+            ("+0440", "288"),
+            ("0_7", "7"),
+            ("00", "0"),
+            ("0", "0"),
+            ("\"0440\"", "\"0440\""),
+            ("'0440'", "\"0440\""),
+            ("0888", "888"),
+            ("08", "8"),
+            ("0o9", "\"0o9\""),
+            ("0x1F", "31"),
+            ("0b101", "5"),
+            ("1_000", "1000"),
+            ("1e3", "1000"),
+            ("1.0", "1"),
+            ("012.5", "12.5"),
+            ("0.1", "0.1"),
+            ("18446744073709551615", "18446744073709551615"),
+            ("yes", "true"),
+            ("Off", "false"),
+            ("\"yes\"", "\"yes\""),
+            ("~", "null"),
+            ("190:20:30", "\"190:20:30\""),
+            ("2001-01-01", "\"2001-01-01\""),
+        ] {
+            assert_eq!(scalar(text).to_string(), want, "{text}");
+        }
+        let nested = parse_yaml("a: [{defaultMode: 0440, factor: 2.0}]").unwrap();
+        assert_eq!(nested[0]["a"][0].to_string(), r#"{"defaultMode":288,"factor":2}"#);
+    }
+
+    #[test]
+    fn texts_that_look_like_other_scalars_survive_being_written() {
+        let texts =
+            ["0440", "0o440", "0888", "1_000", "1e3", "0x1F", "yes", "on", "n", "~", "1.0", ""];
+        let object = serde_json::json!({ "texts": texts, "mode": 288 });
+        let yaml = serde_saphyr::to_string(&object).unwrap();
+        assert_eq!(parse_yaml(&yaml).unwrap(), [object], "{yaml}");
     }
 
     proptest::proptest! {
