@@ -123,20 +123,24 @@ fn objects_that_a_release_has_no_more_go_but_never_of_one_with_data() {
 
 #[test]
 fn what_an_interrupted_helm_left_is_recovered_without_uninstalling() {
-    for (left, want) in [
-        ("1 pending-install\n", "1 deployed\n"),
-        ("1 deployed\n2 pending-upgrade\n", "1 superseded\n2 failed\n3 superseded\n4 deployed\n"),
-        ("1 failed\n2 pending-upgrade\n", "1 failed\n2 deployed\n"),
+    let rolled_back = "1 superseded\n2 failed\n3 superseded\n4 deployed\n";
+    for (name, left, want) in [
+        ("db", "1 pending-install\n", "1 deployed\n"),
+        // It holds data: a rollback could take volumes along.
+        ("db", "1 deployed\n2 pending-upgrade\n", "1 superseded\n2 deployed\n"),
+        ("db", "1 failed\n2 pending-upgrade\n", "1 failed\n2 deployed\n"),
+        ("web", "1 deployed\n2 pending-upgrade\n", rolled_back),
         (
+            "db",
             "1 superseded\n2 deployed\n3 failed\n",
             "1 superseded\n2 superseded\n3 failed\n4 deployed\n",
         ),
     ] {
         let home = Home::new();
-        home.bundle(1, &[("db", "1", &[])], |_| {});
-        home.node.put("helm/apps.db", left);
+        home.bundle(1, &[(name, "1", &[])], |_| {});
+        home.node.put(&format!("helm/apps.{name}"), left);
         assert_eq!(home.run(), 0, "{left}");
-        assert_eq!(home.helm("apps.db"), want, "{left}");
+        assert_eq!(home.helm(&format!("apps.{name}")), want, "{left}");
         let calls = home.node.calls();
         assert!(!calls.iter().any(|call| call.starts_with("helm uninstall")), "{calls:?}");
     }

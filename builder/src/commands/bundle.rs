@@ -22,6 +22,9 @@ use crate::fetch::fetch_artifacts;
 use crate::image::plan::{HELM, K3S, facts};
 use crate::lock::{ArtifactKind, check_artifact};
 
+/// Under which name helm applies fields.
+const HELM_MANAGER: &str = "helm";
+
 /// The bundle, packed in a folder of its own, with helm beside it.
 struct Prepared {
     folder: TempDir,
@@ -127,7 +130,7 @@ fn diff(ctx: &Context, args: &LiveArgs) -> Result<ExitCode> {
     let kubernetes = Kubernetes::connect(&args.kubeconfig)?;
     let mut changes = Vec::new();
     for part in prepared.parts()? {
-        let manager = if part.by_helm { "helm" } else { packed::MANAGER };
+        let manager = if part.helm.is_some() { HELM_MANAGER } else { packed::MANAGER };
         changes.extend(live::diff(&kubernetes, &part.objects()?, &part.namespace, manager)?);
     }
     let leaving = live::leaving(&kubernetes, &prepared.index)?;

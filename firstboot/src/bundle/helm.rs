@@ -42,8 +42,9 @@ enum Recovery {
     Nothing,
     /// Go back to this revision.
     Rollback(u64),
-    /// Remove this record of a revision that never was; what it made stays and is taken over.
-    Forget(String),
+    /// Remove this record of a revision that never was; what it made stays and is taken over. With it,
+    /// what was cut short.
+    Forget(String, &'static str),
     /// An uninstallation was cut short.
     Uninstalling,
 }
@@ -97,7 +98,7 @@ impl<'a> Helm<'a> {
         let (namespace, name) = (release.namespace.as_str(), release.name.as_str());
         let mut done = None;
         loop {
-            match recovery(&self.revisions(namespace, name)?) {
+            match recovery(&self.revisions(namespace, name)?, release.stateful) {
                 Recovery::Nothing => return Ok(done),
                 Recovery::Rollback(number) => {
                     let mut command = self.command("rollback", release, SHORT);
@@ -109,9 +110,9 @@ impl<'a> Helm<'a> {
                         .context("failed to go back to the last revision that was whole")?;
                     done = Some(format!("went back to revision {number}"));
                 }
-                Recovery::Forget(secret) => {
+                Recovery::Forget(secret, what) => {
                     self.forget(namespace, &secret)?;
-                    done = Some("forgot an installation that was cut short".to_owned());
+                    done = Some(format!("forgot {what} that was cut short"));
                 }
                 Recovery::Uninstalling if release.stateful => {
                     bail!("somebody began to uninstall it, and it holds data: look at it by hand")
@@ -182,7 +183,9 @@ impl<'a> Helm<'a> {
     }
 }
 
-fn recovery(revisions: &[Revision]) -> Recovery {
+/// Helm's rollback removes what the cut revision has and the whole one has not, volumes too: a release
+/// with data never goes that way.
+fn recovery(revisions: &[Revision], stateful: bool) -> Recovery {
     let Some(newest) = revisions.last() else { return Recovery::Nothing };
     match newest.status.as_str() {
         "uninstalling" => return Recovery::Uninstalling,
@@ -190,8 +193,9 @@ fn recovery(revisions: &[Revision]) -> Recovery {
         _ => {}
     }
     match revisions.iter().rev().find(|r| r.status == "deployed") {
+        Some(_) if stateful => Recovery::Forget(newest.secret.clone(), "an upgrade"),
         Some(good) => Recovery::Rollback(good.number),
-        None => Recovery::Forget(newest.secret.clone()),
+        None => Recovery::Forget(newest.secret.clone(), "an installation"),
     }
 }
 
@@ -199,30 +203,36 @@ fn recovery(revisions: &[Revision]) -> Recovery {
 mod tests {
     use super::*;
 
-    fn after(statuses: &[&str]) -> Recovery {
+    fn after(statuses: &[&str], stateful: bool) -> Recovery {
         let revision = |(n, status): (usize, &&str)| Revision {
             number: n as u64 + 1,
             status: (*status).to_owned(),
             secret: format!("v{}", n + 1),
         };
-        recovery(&statuses.iter().enumerate().map(revision).collect::<Vec<_>>())
+        recovery(&statuses.iter().enumerate().map(revision).collect::<Vec<_>>(), stateful)
     }
 
     #[test]
     fn what_a_cut_left_is_undone_without_touching_data() {
+        let installation = |secret: &str| Recovery::Forget(secret.into(), "an installation");
         for (statuses, want) in [
             (&[][..], Recovery::Nothing),
             (&["deployed"], Recovery::Nothing),
             (&["failed"], Recovery::Nothing),
             (&["superseded", "deployed"], Recovery::Nothing),
-            (&["pending-install"], Recovery::Forget("v1".into())),
+            (&["pending-install"], installation("v1")),
             (&["deployed", "pending-upgrade"], Recovery::Rollback(1)),
             (&["superseded", "deployed", "failed", "pending-rollback"], Recovery::Rollback(2)),
-            (&["failed", "pending-upgrade"], Recovery::Forget("v2".into())),
-            (&["superseded", "pending-upgrade"], Recovery::Forget("v2".into())),
+            (&["failed", "pending-upgrade"], installation("v2")),
+            (&["superseded", "pending-upgrade"], installation("v2")),
             (&["deployed", "uninstalling"], Recovery::Uninstalling),
         ] {
-            assert_eq!(after(statuses), want, "{statuses:?}");
+            assert_eq!(after(statuses, false), want, "{statuses:?}");
         }
+        let upgrade = |secret: &str| Recovery::Forget(secret.into(), "an upgrade");
+        assert_eq!(after(&["deployed", "pending-upgrade"], true), upgrade("v2"));
+        assert_eq!(after(&["deployed", "failed", "pending-rollback"], true), upgrade("v3"));
+        assert_eq!(after(&["pending-install"], true), installation("v1"));
+        assert_eq!(after(&["deployed", "failed"], true), Recovery::Nothing);
     }
 }
