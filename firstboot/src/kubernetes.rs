@@ -13,8 +13,10 @@ use kube::{Client, Config};
 use node::config::Role;
 use tokio::runtime::{Builder, Runtime};
 
-/// A request that takes longer is given up and tried again until its step's deadline.
-const REQUEST: Duration = Duration::from_secs(5);
+/// A connection that takes longer is given up and tried again until its step's deadline.
+const CONNECT: Duration = Duration::from_secs(5);
+/// So is a request.
+const REQUEST: Duration = Duration::from_secs(10);
 
 /// Kubelets' leases live here, named as their nodes.
 const LEASES: &str = "kube-node-lease";
@@ -61,8 +63,9 @@ impl Kubernetes {
                 Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
                     .await
                     .with_context(|| format!("{} is no kubeconfig", path.display()))?;
-            config.connect_timeout = Some(REQUEST);
-            config.read_timeout = Some(REQUEST);
+            config.connect_timeout = Some(CONNECT);
+            // Not `read_timeout`: an idle connection of the pool is found to be timed out by the next
+            // request, as nothing looks at it while helm runs.
             Client::try_from(config).context("failed to make a client")
         })?;
         Ok(Self { runtime, client })
@@ -76,9 +79,11 @@ impl Kubernetes {
     /// Waits for a call to end.
     ///
     /// # Errors
-    /// The call's own.
+    /// The call's own, or none within the limit.
     pub fn wait<T>(&self, call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
-        self.runtime.block_on(call)
+        let late = format!("no answer within {REQUEST:?}");
+        let limited = async { tokio::time::timeout(REQUEST, call).await };
+        self.runtime.block_on(limited).unwrap_or_else(|_| Err(kube::Error::Service(late.into())))
     }
 
     /// Whether the API server calls itself ready.
@@ -87,7 +92,7 @@ impl Kubernetes {
     /// It does not answer, or answers something else than `ok`.
     pub fn ready(&self) -> Result<()> {
         let request = http_get("/readyz")?;
-        let text = self.runtime.block_on(self.client.request_text(request))?;
+        let text = self.wait(self.client.request_text(request))?;
         ensure!(text.trim() == "ok", "/readyz says {}", text.trim());
         Ok(())
     }
@@ -98,7 +103,7 @@ impl Kubernetes {
     /// The API does not answer or refuses.
     pub fn node(&self, name: &str) -> Result<Option<Node>> {
         let api: Api<Node> = Api::all(self.client.clone());
-        Ok(self.runtime.block_on(api.get_opt(name))?)
+        Ok(self.wait(api.get_opt(name))?)
     }
 
     /// What tells this cluster from every other: the uid of its `kube-system`, which a restore keeps.
@@ -107,7 +112,7 @@ impl Kubernetes {
     /// The API does not answer or refuses, as it does an agent.
     pub fn cluster_uid(&self) -> Result<String> {
         let api: Api<Namespace> = Api::all(self.client.clone());
-        let system = self.runtime.block_on(api.get("kube-system"))?;
+        let system = self.wait(api.get("kube-system"))?;
         system.metadata.uid.context("kube-system has no uid")
     }
 
@@ -117,7 +122,7 @@ impl Kubernetes {
     /// The API does not answer or refuses.
     pub fn node_names(&self) -> Result<Vec<String>> {
         let api: Api<Node> = Api::all(self.client.clone());
-        let list = self.runtime.block_on(api.list(&ListParams::default()))?;
+        let list = self.wait(api.list(&ListParams::default()))?;
         Ok(list.items.into_iter().filter_map(|n| n.metadata.name).collect())
     }
 
@@ -127,7 +132,7 @@ impl Kubernetes {
     /// The API does not answer or refuses.
     pub fn delete_node(&self, name: &str) -> Result<()> {
         let api: Api<Node> = Api::all(self.client.clone());
-        match self.runtime.block_on(api.delete(name, &DeleteParams::default())) {
+        match self.wait(api.delete(name, &DeleteParams::default())) {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             other => other.map(drop).map_err(Into::into),
         }
@@ -139,7 +144,7 @@ impl Kubernetes {
     /// The API does not answer or refuses.
     pub fn lease(&self, name: &str) -> Result<Option<Lease>> {
         let api: Api<Lease> = Api::namespaced(self.client.clone(), LEASES);
-        Ok(self.runtime.block_on(api.get_opt(name))?)
+        Ok(self.wait(api.get_opt(name))?)
     }
 
     /// Merges `patch` into this node's object.
@@ -149,7 +154,7 @@ impl Kubernetes {
     pub fn patch_node(&self, name: &str, patch: &serde_json::Value) -> Result<()> {
         let api: Api<Node> = Api::all(self.client.clone());
         let merge = Patch::Merge(patch);
-        self.runtime.block_on(api.patch(name, &PatchParams::default(), &merge))?;
+        self.wait(api.patch(name, &PatchParams::default(), &merge))?;
         Ok(())
     }
 }
