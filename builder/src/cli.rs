@@ -111,6 +111,21 @@ pub enum SecretsCommand {
     Edit,
     /// Tell what is missing or unknown; exit status 1 unless all is there
     Check,
+    /// Give the bundle's Secrets to the cluster, by its API; exit status 1 when
+    /// one lacks a value
+    Apply(SecretsApplyArgs),
+}
+
+/// Arguments of `secrets apply`.
+#[derive(Debug, Args)]
+pub struct SecretsApplyArgs {
+    /// Credentials of an administrator: /etc/rancher/k3s/k3s.yaml of a server,
+    /// with its address
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: PathBuf,
+    /// The lock that has the bundle's charts
+    #[arg(long, value_name = "FILE", default_value = "builder.lock")]
+    pub lock: PathBuf,
 }
 
 /// Arguments of `schema`.

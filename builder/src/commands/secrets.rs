@@ -1,17 +1,24 @@
 //! `builder secrets` and `builder cluster init`: what only the operator holds.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use firstboot::kubernetes::Kubernetes;
+use node::config::Role;
 use serde_json::json;
 
 use super::Context;
-use crate::cli::{ClusterCommand, SecretsCommand};
+use crate::bundle::Bundle;
+use crate::cli::{ClusterCommand, SecretsApplyArgs, SecretsCommand};
 use crate::config::Problems;
+use crate::image::plan::facts;
+use crate::lock::Lock;
 use crate::secrets::key::{self, Key};
 use crate::secrets::needs::Needs;
 use crate::secrets::vault::Content;
-use crate::secrets::{Escrow, FILE, Vault, edit};
+use crate::secrets::{Escrow, FILE, Vault, apply as live, edit};
 
 /// `builder secrets …`.
 ///
@@ -22,6 +29,7 @@ pub fn run(ctx: &Context, command: &SecretsCommand) -> Result<ExitCode> {
         SecretsCommand::Init => init(ctx),
         SecretsCommand::Edit => edit(ctx),
         SecretsCommand::Check => check(ctx),
+        SecretsCommand::Apply(args) => apply(ctx, args),
     }
 }
 
@@ -109,13 +117,7 @@ fn check(ctx: &Context) -> Result<ExitCode> {
     let root = ctx.root()?;
     let needs = Needs::load(root)?;
     let vault = Vault::of(root)?;
-    let Some(content) = vault.open()? else {
-        return Err(Problems::usage(
-            format!("there is no {FILE}"),
-            Some("make it with `builder cluster init` and `builder secrets init`".to_owned()),
-        )
-        .into());
-    };
+    let content = opened(&vault)?;
     let missing = needs.missing(&content, |_| true);
     let unknown = needs.unknown(&content);
     if ctx.json {
@@ -136,4 +138,56 @@ fn check(ctx: &Context) -> Result<ExitCode> {
         ctx.ui.line(format!("{FILE} can be opened and has what {count} Secrets need"));
     }
     Ok(ExitCode::from(u8::from(!sound)))
+}
+
+fn opened(vault: &Vault) -> Result<Content> {
+    vault.open()?.ok_or_else(|| {
+        let fix = "make it with `builder cluster init` and `builder secrets init`".to_owned();
+        Problems::usage(format!("there is no {FILE}"), Some(fix)).into()
+    })
+}
+
+/// A Secret that lacks a value is left as it stands in the cluster, and named.
+fn apply(ctx: &Context, args: &SecretsApplyArgs) -> Result<ExitCode> {
+    let root = ctx.root()?;
+    let needs = Needs::load(root)?;
+    let content = opened(&Vault::of(root)?)?;
+    let releases = releases_on(ctx, &root.join(&args.lock))?;
+    let on = |release: &str| releases.as_ref().is_none_or(|all| all.contains(release));
+    let missing = needs.missing(&content, on);
+    let kubernetes = Kubernetes::connect(&args.kubeconfig)?;
+    let (mut changed, mut same) = (Vec::new(), Vec::new());
+    for need in needs.secret.iter().filter(|need| need.wanted(on)) {
+        let id = need.id();
+        if missing.iter().any(|missing| missing.secret == id) {
+            continue;
+        }
+        let list = match live::apply(&kubernetes, need, need.data(&content))? {
+            true => &mut changed,
+            false => &mut same,
+        };
+        list.push(id);
+    }
+    for id in &changed {
+        ctx.ui.line(format!("applied {id}"));
+    }
+    for missing in &missing {
+        ctx.ui.line(format!("missing {} {}: {}", missing.secret, missing.key, missing.what));
+    }
+    let (applied, unchanged) = (changed.len(), same.len());
+    ctx.ui.line(format!("{applied} Secrets applied, {unchanged} unchanged"));
+    if ctx.json {
+        println!("{}", json!({ "applied": changed, "unchanged": same, "missing": missing }));
+    }
+    Ok(ExitCode::from(u8::from(!missing.is_empty())))
+}
+
+/// Names of the bundle's releases; `None` for a project without one, whose Secrets are all wanted.
+fn releases_on(ctx: &Context, lock: &Path) -> Result<Option<BTreeSet<String>>> {
+    let project = ctx.project()?;
+    let server = project.profiles.values().find(|profile| profile.role == Role::Server);
+    let server = server.context("no profile has the role `server`")?;
+    let facts = facts(&project, server)?;
+    let bundle = Bundle::load(&project.root, &facts, &Lock::read_or_empty(lock)?)?;
+    Ok(bundle.map(|bundle| bundle.releases().map(|r| r.name.to_string()).collect()))
 }

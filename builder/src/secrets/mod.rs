@@ -2,6 +2,7 @@
 //! bundle's Secrets. They stand in one file of the project, encrypted with age, and are opened by a
 //! key that never lies in the project. No node holds that key.
 
+pub mod apply;
 pub mod edit;
 pub mod escrow;
 pub mod key;
