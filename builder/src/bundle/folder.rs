@@ -7,8 +7,8 @@ use fs_err as fs;
 use node::values::Hostname;
 use serde_json::Value;
 
-use super::objects;
 use super::raw::RawRelease;
+use super::{Home, objects};
 use crate::config::{Document, Problem, Problems};
 use crate::image::facts::Facts;
 
@@ -20,7 +20,8 @@ const OTHERS: [&str; 2] = ["charts", "tests"];
 const BUILT_IN: [&str; 2] = ["default", "kube-system"];
 /// Helm's own limit: the name goes into that of a Secret, with a prefix.
 const NAME_MAX: usize = 53;
-const NAMESPACE: &str = "namespace.yaml";
+/// The file of a namespace's own objects.
+pub const NAMESPACE: &str = "namespace.yaml";
 const VALUES: &str = "values-homelab.yaml";
 const RELEASE: &str = "release.toml";
 const MANIFESTS: &str = "manifests";
@@ -53,9 +54,17 @@ pub struct Found {
 
 impl<'a> Folder<'a> {
     /// Lists the namespaces below `root`; `None` when `cluster/` cannot be read.
-    pub fn open(root: &'a Path, facts: &Facts, problems: &mut Problems) -> Option<Self> {
+    pub fn open(
+        root: &'a Path,
+        facts: &Facts,
+        home: &Home,
+        problems: &mut Problems,
+    ) -> Option<Self> {
         let context = match tera::Context::from_serialize(facts) {
-            Ok(context) => context,
+            Ok(mut context) => {
+                context.insert("bundle", home);
+                context
+            }
             Err(error) => {
                 problems.push(Problem::of_file("cluster", format!("cannot be rendered: {error}")));
                 return None;

@@ -4,12 +4,14 @@
 //! All problems are collected with those of the configuration; whoever holds a [`Bundle`] holds one
 //! that keeps every rule.
 
+mod capacity;
 mod chart;
 mod folder;
 mod objects;
 mod order;
 mod pack;
 mod raw;
+mod references;
 mod release;
 mod render;
 
@@ -21,19 +23,28 @@ use node::values::{Digest, Hostname};
 use serde::Serialize;
 use serde_json::Value;
 
+pub use capacity::{Request, Requests};
 pub use chart::Chart;
 pub use pack::{Files, pack, write};
 pub use raw::{RawBundle, RawRelease};
+pub use references::Made;
 pub use render::{Part, render};
 
-use crate::config::{At, CLUSTER_FILE, Document, Problem, Problems, RawCluster, suggest};
+use crate::config::{
+    Alerts, At, CLUSTER_FILE, Document, Problem, Problems, Project, RawCluster, RawHome, suggest,
+};
 use crate::image::facts::Facts;
 use crate::image::key::Key;
 use crate::lock::Lock;
+use crate::secrets::needs::Needs;
 use folder::Folder;
+use references::{Known, Placed};
 
 /// The file whose presence says that a project has a bundle.
 pub const FILE: &str = "cluster/bundle.toml";
+
+/// Who is asked for certificates where `[bundle]` says nothing.
+const ISSUER: &str = "letsencrypt-prod";
 
 /// The version of the code that packs: raise it when equal sources give other files.
 const VERSION: u32 = 2;
@@ -70,6 +81,12 @@ pub struct Release {
     pub after: Vec<Hostname>,
     /// Whether it holds data.
     pub stateful: bool,
+    /// What its chart makes that others name: a statement, no part of what is packed.
+    #[serde(skip)]
+    pub makes: Vec<Made>,
+    /// What its chart's pods ask for, as stated.
+    #[serde(skip)]
+    pub requests: Requests,
     /// How long Helm waits, in seconds.
     pub timeout_seconds: u64,
     /// What must hold beyond that.
@@ -107,6 +124,105 @@ impl Bundle {
         self.waves.iter().flat_map(|(_, releases)| releases)
     }
 
+    /// Whether the nodes of `project` have room for it.
+    ///
+    /// # Errors
+    /// [`Problems`]: where they have not.
+    pub fn check_capacity(&self, project: &Project) -> Result<(), Problems> {
+        let (mut problems, mut all) = (Problems::default(), Vec::new());
+        for release in self.releases() {
+            all.push(release.requests);
+            for (stem, objects) in &release.manifests {
+                let file =
+                    format!("cluster/{}/{}/manifests/{stem}.yaml", release.namespace, release.name);
+                match Requests::of(objects) {
+                    Ok(requests) => all.push(requests),
+                    Err(rule) => problems.push(Problem::of_file(file, rule)),
+                }
+            }
+        }
+        problems.extend(capacity::check(project, &all));
+        if problems.is_empty() { Ok(()) } else { Err(problems.sorted()) }
+    }
+
+    /// Objects that need no rendering: file, namespace, objects.
+    fn plain(&self) -> Vec<(String, String, Vec<Value>)> {
+        let namespaces = self.namespaces.iter().map(|(name, objects)| {
+            (format!("cluster/{name}/{}", folder::NAMESPACE), name.to_string(), objects.clone())
+        });
+        let manifests = self.releases().flat_map(|r| {
+            r.manifests.iter().map(move |(stem, objects)| {
+                let file = format!("cluster/{}/{}/manifests/{stem}.yaml", r.namespace, r.name);
+                (file, r.namespace.to_string(), objects.clone())
+            })
+        });
+        namespaces.chain(manifests).collect()
+    }
+
+    /// Names in `objects` that neither these nor what releases state nor the Secrets of `needs` have.
+    /// A release that is `rendered` must make what it states.
+    fn references(
+        &self,
+        needs: &Needs,
+        objects: &[(String, String, Vec<Value>)],
+        rendered: impl Fn(&Release) -> bool,
+    ) -> Vec<Problem> {
+        let placed: Vec<_> = objects
+            .iter()
+            .flat_map(|(file, namespace, all)| {
+                all.iter().map(move |object| Placed { file, namespace, object })
+            })
+            .collect();
+        let (mut known, mut problems) = (Known::of(&placed), Vec::new());
+        for release in self.releases() {
+            let namespace = release.namespace.as_str();
+            for made in &release.makes {
+                if !rendered(release) {
+                    known.add(made, namespace);
+                } else if !known.has(made, namespace) {
+                    let file = format!("cluster/{namespace}/{}/release.toml", release.name);
+                    let rule = format!("makes has `{made}`, which its chart does not render");
+                    problems.push(Problem::of_file(file, rule));
+                }
+            }
+        }
+        known.add_secrets(needs, |name| self.releases().any(|r| r.name.as_str() == name));
+        problems.extend(references::check(&placed, &known));
+        problems
+    }
+
+    /// The same for the bundle as rendered, charts and all.
+    ///
+    /// # Errors
+    /// [`Problems`], or a chart rendered what is no YAML.
+    pub fn check_rendered(&self, root: &Path, parts: &[Part]) -> anyhow::Result<()> {
+        let needs = Needs::load(root)?;
+        let of = |part: &Part| Ok((part.path.clone(), part.namespace.clone(), part.objects()?));
+        let charts = parts.iter().filter(|part| part.helm.is_some());
+        let rendered = charts.map(of).collect::<anyhow::Result<Vec<_>>>()?;
+        // Not those of `parts`: a release whose chart is left out is none, and others name its objects.
+        let objects: Vec<_> = self.plain().into_iter().chain(rendered).collect();
+        let charts: BTreeSet<_> = parts.iter().filter_map(|part| part.helm.as_deref()).collect();
+        let mut problems = Problems::default();
+        let rendered = |release: &Release| charts.contains(release.name.as_str());
+        problems.extend(self.references(&needs, &objects, rendered));
+        problems.extend(self.releases().filter_map(|release| {
+            let path = format!("{}/{}/chart.yaml", release.namespace, release.name);
+            let (file, _, objects) = objects.iter().find(|(file, ..)| *file == path)?;
+            let rule = match Requests::of(objects) {
+                Ok(asked) if release.requests.cover(&asked) => return None,
+                Ok(asked) => format!(
+                    "the chart's pods ask for {} together and {} on each node, more than `requests` and \
+                     `per_node` in release.toml say",
+                    asked.together, asked.per_node
+                ),
+                Err(rule) => rule,
+            };
+            Some(Problem::of_file(file, rule))
+        }));
+        if problems.is_empty() { Ok(()) } else { Err(problems.sorted().into()) }
+    }
+
     /// Charts that this bundle was made without.
     pub fn left_out(&self) -> impl Iterator<Item = &str> {
         let absent = self.charts.iter().filter(|(_, chart)| chart.is_left_out());
@@ -121,15 +237,44 @@ struct Switches {
     off: BTreeSet<String>,
 }
 
+/// What the bundle's templates see of `[bundle]`, as `bundle`. It is no fact of every image: a change
+/// concerns servers only.
+#[derive(Debug, Serialize)]
+struct Home {
+    issuer: String,
+    alerts: Alerts,
+}
+
+/// `[bundle]` of the cluster's file, whose problems are told elsewhere.
+fn raw_home(root: &Path) -> Option<(Document, At<RawHome>)> {
+    let mut elsewhere = Problems::default();
+    let (doc, raw) = Document::read::<RawCluster>(root, CLUSTER_FILE, &mut elsewhere)?;
+    Some((doc, raw.bundle?))
+}
+
+impl Home {
+    fn of(raw: Option<&RawHome>) -> Self {
+        let issuer = raw.and_then(|raw| raw.issuer.as_ref());
+        let alerts = raw.and_then(|raw| raw.alerts.as_ref());
+        Self {
+            issuer: issuer.map_or_else(|| ISSUER.to_owned(), |at| at.get().to_string()),
+            alerts: alerts.map(|at| *at.get()).unwrap_or_default(),
+        }
+    }
+}
+
 fn read(root: &Path, facts: &Facts, lock: &Lock, problems: &mut Problems) -> Option<Bundle> {
     let head = Document::read::<RawBundle>(root, FILE, problems);
     let (revision, waves) =
         head.as_ref().map(|(doc, raw)| check_head(doc, raw, problems)).unwrap_or_default();
-    let folder = Folder::open(root, facts, problems)?;
+    let raw = raw_home(root);
+    let home = Home::of(raw.as_ref().map(|(_, at)| at.get()));
+    let folder = Folder::open(root, facts, &home, problems)?;
     let mut charts = chart::own(root, problems);
     charts.extend(chart::locked(lock, &charts));
     let releases = folder.releases(problems);
-    let switches = switches(root, &releases, problems);
+    let switches = raw.map(|(doc, at)| switches(&doc, at.get(), &releases, problems));
+    let switches = switches.unwrap_or_default();
     let known = release::Known { waves: &waves, charts: &charts, switches: &switches };
     let checked = releases.iter().filter_map(|found| release::check(found, &known, problems));
     let checked: Vec<_> = checked.collect();
@@ -138,7 +283,11 @@ fn read(root: &Path, facts: &Facts, lock: &Lock, problems: &mut Problems) -> Opt
         waves.iter().flat_map(|(_, all)| all).filter_map(|r| r.chart.clone()).collect();
     charts.retain(|name, _| used.contains(name));
     let namespaces = folder.namespaces(problems);
-    Some(Bundle { revision, namespaces, waves, charts })
+    let bundle = Bundle { revision, namespaces, waves, charts };
+    // What is wrong with the list of Secrets is told with it.
+    let needs = Needs::load(root).unwrap_or_default();
+    problems.extend(bundle.references(&needs, &bundle.plain(), |_| false));
+    Some(bundle)
 }
 
 /// Revision and waves.
@@ -161,12 +310,13 @@ fn check_head(doc: &Document, raw: &RawBundle, problems: &mut Problems) -> (u64,
     (revision.map_or(0, |at| *at.get()), waves.iter().map(|at| at.get().clone()).collect())
 }
 
-/// Reads `[bundle]` of the cluster's file, whose other problems are told elsewhere.
-fn switches(root: &Path, releases: &[folder::Found], problems: &mut Problems) -> Switches {
-    let mut elsewhere = Problems::default();
-    let read = Document::read::<RawCluster>(root, CLUSTER_FILE, &mut elsewhere);
-    let Some((doc, raw)) = read else { return Switches::default() };
-    let Some(table) = raw.bundle.as_ref().map(At::get) else { return Switches::default() };
+/// Releases that `[bundle]` turns on and off.
+fn switches(
+    doc: &Document,
+    table: &RawHome,
+    releases: &[folder::Found],
+    problems: &mut Problems,
+) -> Switches {
     let names: BTreeSet<_> = releases.iter().map(|found| found.name.as_str()).collect();
     let mut known = |list: &Option<At<Vec<At<String>>>>| {
         let all = list.as_ref().map_or(&[][..], |at| at.get());

@@ -40,8 +40,28 @@ pub struct RawRelease {
     pub enabled: Option<At<bool>>,
     /// How long Helm waits for it, such as `10m`, which is the default.
     pub timeout: Option<At<String>>,
+    /// What its chart makes that objects of others name: `KIND NAME`, or `KIND NAME PORT,PORT` with the
+    /// ports of a Service or the keys of a Secret. Known by itself of plain objects.
+    pub makes: Option<At<Vec<At<String>>>>,
+    /// What the pods of its chart ask for together. Known by itself of plain objects.
+    pub requests: Option<At<RawRequests>>,
+    /// What the pods of its chart ask for on each node.
+    pub per_node: Option<At<RawRequests>>,
     /// What must hold beyond Helm's own wait.
     pub healthy: Option<At<Vec<At<RawGate>>>>,
+}
+
+/// Requests of pods, as Kubernetes writes them.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+#[schemars(rename = "Requests")]
+pub struct RawRequests {
+    /// Processors, such as `250m` or `2`.
+    #[schemars(required)]
+    pub cpu: Option<At<String>>,
+    /// Memory, such as `512Mi`.
+    #[schemars(required)]
+    pub memory: Option<At<String>>,
 }
 
 /// A thing that must be healthy before what depends on its release begins.

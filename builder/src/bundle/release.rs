@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use node::bundle::Gate;
 
+use super::capacity::{Request, Requests};
 use super::chart::Chart;
 use super::folder::Found;
 use super::objects::{holds_data, title};
-use super::raw::{RawGate, RawRelease};
+use super::raw::{RawGate, RawRelease, RawRequests};
+use super::references::Made;
 use super::{Release, Switches};
 use crate::cli::duration;
 use crate::config::{At, Document, Problem, Problems, suggest};
@@ -63,6 +65,12 @@ pub fn check(found: &Found, known: &Known<'_>, problems: &mut Problems) -> Optio
     }
     let after = raw.after.as_ref().map_or(&[][..], |at| at.get());
     let timeout = raw.timeout.as_ref().map(|at| seconds(doc, at, problems));
+    let makes = raw.makes.as_ref().map_or(&[][..], |at| at.get());
+    let makes = makes.iter().filter_map(|at| made(doc, at, problems)).collect();
+    let requests = Requests {
+        together: request(doc, raw.requests.as_ref(), problems),
+        per_node: request(doc, raw.per_node.as_ref(), problems),
+    };
     let gates = raw.healthy.as_ref().map_or(&[][..], |at| at.get());
     let healthy = gates.iter().filter_map(|at| gate(doc, at, problems)).collect();
     let (on, off) = (&known.switches.on, &known.switches.off);
@@ -79,6 +87,8 @@ pub fn check(found: &Found, known: &Known<'_>, problems: &mut Problems) -> Optio
             manifests: found.manifests.clone(),
             after: after.iter().filter_map(|at| at.get().parse().ok()).collect(),
             stateful,
+            makes,
+            requests,
             timeout_seconds: timeout.unwrap_or(TIMEOUT),
             healthy,
         },
@@ -136,6 +146,22 @@ fn seconds(doc: &Document, at: &At<String>, problems: &mut Problems) -> u64 {
             1
         }
     }
+}
+
+fn request(doc: &Document, at: Option<&At<RawRequests>>, problems: &mut Problems) -> Request {
+    let Some(at) = at else { return Request::default() };
+    let cpu = doc.need(Some(&at.span()), "cpu", at.get().cpu.as_ref(), problems);
+    let memory = doc.need(Some(&at.span()), "memory", at.get().memory.as_ref(), problems);
+    let (Some(cpu), Some(memory)) = (cpu, memory) else { return Request::default() };
+    Request::parse(cpu.get(), memory.get()).unwrap_or_else(|rule| {
+        problems.push(doc.problem(&at.span(), rule));
+        Request::default()
+    })
+}
+
+fn made(doc: &Document, at: &At<String>, problems: &mut Problems) -> Option<Made> {
+    let parsed = at.get().parse::<Made>();
+    parsed.map_err(|rule| problems.push(doc.problem(&at.span(), rule))).ok()
 }
 
 fn gate(doc: &Document, at: &At<RawGate>, problems: &mut Problems) -> Option<Gate> {

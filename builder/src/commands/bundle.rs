@@ -28,13 +28,15 @@ const HELM_MANAGER: &str = "helm";
 /// The bundle, packed in a folder of its own, with helm beside it.
 struct Prepared {
     folder: TempDir,
+    bundle: Bundle,
+    root: PathBuf,
     index: packed::Bundle,
     /// Kubernetes' version without K3s' suffix.
     version: String,
 }
 
 impl Prepared {
-    fn bundle(&self) -> PathBuf {
+    fn place(&self) -> PathBuf {
         self.folder.path().join("bundle")
     }
 
@@ -42,8 +44,11 @@ impl Prepared {
         self.folder.path().join("helm")
     }
 
+    /// Rendered, with every name in it looked up.
     fn parts(&self) -> Result<Vec<Part>> {
-        bundle::render(&self.index, &self.bundle(), &self.helm(), &self.version)
+        let parts = bundle::render(&self.index, &self.place(), &self.helm(), &self.version)?;
+        self.bundle.check_rendered(&self.root, &parts)?;
+        Ok(parts)
     }
 }
 
@@ -96,7 +101,7 @@ fn prepare(ctx: &Context, args: &BundleArgs) -> Result<Prepared> {
     let (index, _) = packed::Bundle::load(&folder.path().join("bundle"))?;
     let version = facts.k3s_version.split('+').next().unwrap_or_default().to_owned();
     say_absent(ctx, &index);
-    Ok(Prepared { folder, index, version })
+    Ok(Prepared { folder, bundle, root: root.to_owned(), index, version })
 }
 
 /// Names what cannot be shown or applied.
@@ -135,17 +140,21 @@ fn diff(ctx: &Context, args: &LiveArgs) -> Result<ExitCode> {
     }
     let leaving = live::leaving(&kubernetes, &prepared.index)?;
     if ctx.json {
-        let all = serde_json::json!({"changes": changes, "leaving": leaving});
+        let (removed, kept) = (&leaving.removed, &leaving.kept);
+        let all = serde_json::json!({"changes": changes, "leaving": removed, "kept": kept});
         println!("{}", serde_json::to_string_pretty(&all)?);
     } else {
         for change in &changes {
             print!("{}", told(change));
         }
-        for id in &leaving {
+        for id in &leaving.removed {
             println!("- release {id}");
         }
+        for id in &leaving.kept {
+            ctx.ui.line(format!("{id} is not in the bundle and stays for its data"));
+        }
     }
-    let same = changes.is_empty() && leaving.is_empty();
+    let same = changes.is_empty() && leaving.removed.is_empty();
     Ok(if same { ExitCode::SUCCESS } else { ExitCode::from(crate::UNHEALTHY) })
 }
 
@@ -169,7 +178,7 @@ fn apply(ctx: &Context, args: &LiveArgs) -> Result<ExitCode> {
     let report = live::apply(&Target {
         kubernetes: &kubernetes,
         kubeconfig: &kubeconfig,
-        folder: &prepared.bundle(),
+        folder: &prepared.place(),
         holder: holder(),
         scratch,
         helm: prepared.helm(),

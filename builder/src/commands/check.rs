@@ -76,6 +76,7 @@ fn check_bundle(root: &Path, project: &Project, lock: &Lock) -> Result<Option<Bu
         let facts = facts(project, profile)
             .map_err(|error| Problems::from(Problem::of_file("profiles", format!("{error:#}"))))?;
         bundle = Bundle::load(root, &facts, lock)?;
+        bundle.as_ref().map_or(Ok(()), |bundle| bundle.check_capacity(project))?;
     }
     Ok(bundle)
 }

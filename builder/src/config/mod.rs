@@ -35,7 +35,7 @@ pub use network::Network;
 pub use problem::{Problem, Problems, nearest, suggest};
 pub use profile::{CPU, DISK_MIN, K3sSettings, Profile, Upgrades, Vm, memory_min};
 pub use proxmox::{Place, Proxmox};
-pub use raw_cluster::{FlannelBackend, RawCluster, SecretsEncryption};
+pub use raw_cluster::{Alerts, FlannelBackend, RawCluster, RawHome, SecretsEncryption};
 pub use raw_image::RawImage;
 pub use raw_profile::RawProfile;
 

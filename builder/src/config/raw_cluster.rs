@@ -36,8 +36,8 @@ pub struct RawCluster {
     pub nfs: Option<At<BTreeMap<String, At<RawNfs>>>>,
     /// Who hears of failures.
     pub notify: Option<At<RawNotify>>,
-    /// Which releases of the bundle this home has, against what they say themselves.
-    pub bundle: Option<At<RawSwitches>>,
+    /// What the bundle is like in this home.
+    pub bundle: Option<At<RawHome>>,
     /// Where the VMs live.
     #[schemars(required)]
     pub proxmox: Option<At<RawProxmox>>,
@@ -163,15 +163,35 @@ pub struct RawNotify {
     pub ntfy: Option<At<String>>,
 }
 
-/// Releases on and off.
-#[derive(Debug, Deserialize, JsonSchema)]
+/// What the bundle is like in this home.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a table")]
-#[schemars(rename = "Switches")]
-pub struct RawSwitches {
+#[schemars(rename = "Home")]
+pub struct RawHome {
     /// Releases that are off by themselves and on here.
     pub on: Option<At<Vec<At<String>>>>,
     /// Releases that are on by themselves and off here.
     pub off: Option<At<Vec<At<String>>>>,
+    /// The `ClusterIssuer` that certificates of services are asked of. Default: `letsencrypt-prod`.
+    #[schemars(with = "Option<String>")]
+    pub issuer: Option<At<Hostname>>,
+    /// Who tells of alerts. Default: `ntfy`.
+    pub alerts: Option<At<Alerts>>,
+}
+
+/// Ways to tell a person of an alert.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Alerts {
+    /// A topic of an ntfy server.
+    #[default]
+    Ntfy,
+    /// Pushover.
+    Pushover,
+    /// A Slack channel.
+    Slack,
+    /// Alertmanager's own page only.
+    None,
 }
 
 /// Proxmox VE, as far as no secret is concerned.

@@ -149,6 +149,30 @@ const BROKEN: &[(Change, &str)] = &[
         "cluster/apps/bare/release.toml: is missing\n  hint: `builder schema release` says what it holds",
     ),
     (
+        &|s| {
+            s.put(
+                "apps/web/manifests/route.yaml",
+                "apiVersion: traefik.io/v1alpha1\nkind: IngressRoute\nmetadata: {name: r}\n\
+                 spec: {routes: [{services: [{name: wep, port: 80}]}]}\n",
+            );
+            s.edit("apps/web/release.toml", "wave", "makes = [\"Service web 80\"]\nwave");
+        },
+        "cluster/apps/web/manifests/route.yaml: IngressRoute r: spec.routes[0].services[0] names Service \
+         apps/wep, which nothing makes\n  hint: did you mean `web`?",
+    ),
+    (
+        &|s| s.edit("apps/web/release.toml", "wave", "makes = [\"Service\"]\nwave"),
+        "cluster/apps/web/release.toml:2:10: makes[0] = \"Service\" must be `KIND NAME` or `KIND NAME PORT,PORT`",
+    ),
+    (
+        &|s| {
+            let requests = "requests = { cpu = \"2\", memory = \"1GB\" }\nwave";
+            s.edit("apps/web/release.toml", "wave", requests);
+        },
+        "cluster/apps/web/release.toml:2:12: requests = { cpu = \"2\", memory = \"1GB\" } memory must be such as \
+         `512Mi` or `1Gi`",
+    ),
+    (
         &|s| s.edit("cluster.toml", "[proxmox]", "[bundle]\noff = [\"wbe\"]\n\n[proxmox]"),
         "is no release of the bundle\n  hint: known are `db`, `web`",
     ),
@@ -168,6 +192,39 @@ fn every_broken_rule_is_told_with_its_place_and_fix() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn a_bundle_that_does_not_fit_the_nodes_is_told_with_what_there_is() {
+    let told = |requests: &str| {
+        let sample = Sample::new();
+        sample.edit("apps/web/release.toml", "wave", &format!("{requests}\nwave"));
+        let bundle = sample.load(&Sample::lock()).unwrap();
+        let project = Project::load(sample.0.path()).unwrap();
+        bundle.check_capacity(&project).err().map(|problems| problems.to_string())
+    };
+    // Two workers of 4 cores and 8 GiB, of which 512 MiB are the node's own.
+    assert_eq!(told("requests = { cpu = \"8\", memory = \"15Gi\" }"), None);
+    let hint = "\n  hint: larger `vm` sizes, further nodes, or releases off by [bundle]";
+    assert_eq!(
+        told("requests = { cpu = \"8\", memory = \"15361Mi\" }").unwrap(),
+        format!(
+            "cluster/cluster.toml: the bundle's pods ask for 8000m of processors and 15361 MiB of memory; \
+             the nodes that take ordinary pods (2 of `worker`) have 8000m of processors and 15360 MiB of \
+             memory{hint}"
+        )
+    );
+    assert_eq!(
+        told("per_node = { cpu = \"3\", memory = \"1Gi\" }").unwrap(),
+        format!(
+            "cluster/cluster.toml: the bundle runs pods on each node that ask for 3000m of processors and \
+             1024 MiB of memory; a node of the profile `dev` has 2000m of processors and 3584 MiB of \
+             memory for pods{hint}\n\
+             cluster/cluster.toml: the bundle runs pods on each node that ask for 3000m of processors and \
+             1024 MiB of memory; a node of the profile `master` has 2000m of processors and 2048 MiB of \
+             memory for pods{hint}\n2 problems"
+        )
+    );
 }
 
 #[test]
@@ -220,6 +277,25 @@ fn a_release_can_be_turned_off_and_on_for_one_home() {
     sample.edit("cluster.toml", "off = [\"web\"]", "on = [\"web\"]");
     sample.edit("apps/web/release.toml", "wave", "enabled = false\nwave");
     assert_eq!(names(&sample), ["db", "web"]);
+}
+
+#[test]
+fn issuer_and_alerts_of_one_home_reach_the_servers_bundle_alone() {
+    let sample = Sample::new();
+    let values = "issuer: {{ bundle.issuer }}\nreceiver: {{ bundle.alerts }}\n";
+    sample.put("apps/web/values-homelab.yaml.tera", values);
+    let values = |sample: &Sample| {
+        let bundle = sample.load(&Sample::lock()).unwrap();
+        let web = bundle.releases().find(|r| r.name.as_str() == "web").unwrap().clone();
+        web.values.unwrap()
+    };
+    assert_eq!(values(&sample), "issuer: letsencrypt-prod\nreceiver: ntfy\n");
+    let (master, worker) = (sample.key("master"), sample.key("worker"));
+    let chosen = "[bundle]\nissuer = \"private-ca\"\nalerts = \"slack\"\n\n[proxmox]";
+    sample.edit("cluster.toml", "[proxmox]", chosen);
+    assert_eq!(values(&sample), "issuer: private-ca\nreceiver: slack\n");
+    assert_ne!(sample.key("master"), master);
+    assert_eq!(sample.key("worker"), worker);
 }
 
 #[test]

@@ -97,14 +97,30 @@ pub fn apply(target: &Target<'_>) -> Result<BundleReport> {
     applied.map(|releases| BundleReport { releases, ..skipped(None) })
 }
 
-/// Releases that applying `bundle` would remove, or keep only for their data, by `NAMESPACE/NAME`.
+/// Releases in the cluster that a bundle has no more, by `NAMESPACE/NAME`.
+#[derive(Debug, Default)]
+pub struct Leaving {
+    /// Those that applying it would remove.
+    pub removed: Vec<String>,
+    /// Those that stay for their data.
+    pub kept: Vec<String>,
+}
+
+/// What becomes of the releases that `bundle` has no more.
 ///
 /// # Errors
 /// The API does not answer.
-pub fn leaving(kubernetes: &Kubernetes, bundle: &Bundle) -> Result<Vec<String>> {
+pub fn leaving(kubernetes: &Kubernetes, bundle: &Bundle) -> Result<Leaving> {
     let record = Record::read(kubernetes)?;
-    let gone = record.releases.into_keys().filter(|id| !bundle.releases().any(|r| r.id() == *id));
-    Ok(gone.collect())
+    let mut leaving = Leaving::default();
+    for (id, entry) in record.releases {
+        if bundle.releases().any(|r| r.id() == id) {
+            continue;
+        }
+        let kept = prune::stays(kubernetes, &id, &entry)?.is_some();
+        if kept { leaving.kept.push(id) } else { leaving.removed.push(id) }
+    }
+    Ok(leaving)
 }
 
 /// Why nothing is to do, if so.

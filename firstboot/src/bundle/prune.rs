@@ -26,10 +26,10 @@ pub fn release(
     id: &str,
     entry: &Entry,
 ) -> Result<(ReleaseOutcome, String)> {
-    let (namespace, name) = id.split_once('/').context("a record without a namespace")?;
-    if let Some(why) = keeps(target.kubernetes, namespace, name, entry)? {
+    if let Some(why) = stays(target.kubernetes, id, entry)? {
         return Ok((ReleaseOutcome::Kept, format!("left the bundle and stays: {why}")));
     }
+    let (namespace, name) = split(id)?;
     let helm = Helm::new(target);
     if helm.knows(namespace, name)? {
         helm.uninstall(namespace, name)?;
@@ -49,13 +49,16 @@ pub fn dropped<'a>(objects: &Objects<'_>, gone: impl Iterator<Item = &'a ObjectR
     Ok(())
 }
 
-/// Why a release must stay.
-fn keeps(
-    kubernetes: &Kubernetes,
-    namespace: &str,
-    name: &str,
-    entry: &Entry,
-) -> Result<Option<String>> {
+fn split(id: &str) -> Result<(&str, &str)> {
+    id.split_once('/').context("a record without a namespace")
+}
+
+/// Why the release `id` (`NAMESPACE/NAME`) must stay, if it must.
+///
+/// # Errors
+/// The API does not answer.
+pub fn stays(kubernetes: &Kubernetes, id: &str, entry: &Entry) -> Result<Option<String>> {
+    let (namespace, name) = split(id)?;
     if entry.stateful {
         return Ok(Some("it holds data; remove it by hand with `helm uninstall`".to_owned()));
     }
