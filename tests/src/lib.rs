@@ -6,6 +6,7 @@
 
 pub mod cache;
 pub mod container;
+pub mod home;
 pub mod images;
 pub mod jail;
 pub mod kubernetes;
