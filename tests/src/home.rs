@@ -118,7 +118,8 @@ impl Home {
         let kubeconfig = cluster.kubeconfig().display().to_string();
         let args = ["--json", "bundle", "apply", "--offline", "--kubeconfig", &kubeconfig];
         let ended = run(&mut self.builder(&args))?;
-        let report = serde_json::from_str(&ended.stdout).with_context(|| format!("{:#?}", ended.told))?;
+        let report =
+            serde_json::from_str(&ended.stdout).with_context(|| format!("{:#?}", ended.told))?;
         Ok((ended, report))
     }
 
@@ -130,7 +131,8 @@ impl Home {
         let kubeconfig = cluster.kubeconfig().display().to_string();
         let args = ["--json", "bundle", "diff", "--offline", "--kubeconfig", &kubeconfig];
         let ended = run(&mut self.builder(&args))?;
-        let found = serde_json::from_str(&ended.stdout).with_context(|| format!("{:#?}", ended.told))?;
+        let found =
+            serde_json::from_str(&ended.stdout).with_context(|| format!("{:#?}", ended.told))?;
         Ok((ended, found))
     }
 
