@@ -26,7 +26,7 @@ const fn of(
     Permissive { group, version, kind, plural, namespaced: true }
 }
 
-/// What this home's objects are of, as the charts of cert-manager, MetalLB, kube-prometheus-stack and
+/// What this home's objects are of, as the charts of cert-manager, `MetalLB`, kube-prometheus-stack and
 /// Traefik name it.
 pub const PERMISSIVE: [Permissive; 11] = [
     of("cert-manager.io", "v1", "Certificate", "certificates"),
