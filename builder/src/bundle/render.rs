@@ -42,7 +42,9 @@ impl Part {
         let hook = |o: &Value| !o["metadata"]["annotations"]["helm.sh/hook"].is_null();
         let mut objects: Vec<_> = all.into_iter().filter(|o| o.is_object() && !hook(o)).collect();
         if let Some(release) = &self.helm {
-            objects.iter_mut().for_each(|object| mark(object, release, &self.namespace));
+            for object in &mut objects {
+                mark(object, release, &self.namespace);
+            }
         }
         Ok(objects)
     }

@@ -162,11 +162,8 @@ fn apply(ctx: &Context, args: &SecretsApplyArgs) -> Result<ExitCode> {
         if missing.iter().any(|missing| missing.secret == id) {
             continue;
         }
-        let list = match live::apply(&kubernetes, need, need.data(&content))? {
-            true => &mut changed,
-            false => &mut same,
-        };
-        list.push(id);
+        let applied = live::apply(&kubernetes, need, need.data(&content))?;
+        if applied { changed.push(id) } else { same.push(id) }
     }
     for id in &changed {
         ctx.ui.line(format!("applied {id}"));

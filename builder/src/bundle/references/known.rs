@@ -24,8 +24,27 @@ const BY_ITSELF: [(&str, &str, &str); 6] = [
 /// Roles that Kubernetes makes by itself.
 const ROLES: [&str; 4] = ["admin", "cluster-admin", "edit", "view"];
 
-/// Ports or keys; `None` where nobody said which.
-type Parts = Option<BTreeSet<String>>;
+/// Ports of a Service, keys of a Secret or `ConfigMap`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Parts {
+    /// Nobody said which.
+    Any,
+    /// These.
+    Of(BTreeSet<String>),
+}
+
+impl Parts {
+    /// All of them, as far as somebody said.
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        let all = if let Self::Of(all) = self { Some(all) } else { None };
+        all.into_iter().flatten().map(String::as_str)
+    }
+
+    /// Whether `part` is one, or may be.
+    pub fn has(&self, part: &str) -> bool {
+        *self == Self::Any || self.names().any(|name| name == part)
+    }
+}
 
 /// What a release states to make: `KIND NAME`, and its ports or keys with commas between them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +59,7 @@ pub struct Made {
 impl fmt::Display for Made {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind, self.name)?;
-        let parts: Vec<_> = self.parts.iter().flatten().map(String::as_str).collect();
+        let parts: Vec<_> = self.parts.names().collect();
         if parts.is_empty() { Ok(()) } else { write!(f, " {}", parts.join(",")) }
     }
 }
@@ -51,11 +70,12 @@ impl FromStr for Made {
     fn from_str(text: &str) -> Result<Self, String> {
         let words: Vec<_> = text.split(' ').collect();
         let (kind, name, parts) = match words[..] {
-            [kind, name] => (kind, name, None),
-            [kind, name, parts] => (kind, name, Some(parts)),
+            [kind, name] => (kind, name, Parts::Any),
+            [kind, name, parts] => {
+                (kind, name, Parts::Of(parts.split(',').map(str::to_owned).collect()))
+            }
             _ => return Err("must be `KIND NAME` or `KIND NAME PORT,PORT`".to_owned()),
         };
-        let parts = parts.map(|parts| parts.split(',').map(str::to_owned).collect());
         Ok(Self { kind: kind.to_owned(), name: name.to_owned(), parts })
     }
 }
@@ -69,10 +89,10 @@ impl Known {
     pub fn of(objects: &[Placed<'_>]) -> Self {
         let mut known = Self::default();
         for (kind, namespace, name) in BY_ITSELF {
-            known.insert(kind, namespace, name, None);
+            known.insert(kind, namespace, name, Parts::Any);
         }
         for role in ROLES {
-            known.insert("ClusterRole", "", role, None);
+            known.insert("ClusterRole", "", role, Parts::Any);
         }
         for placed in objects {
             known.object(placed);
@@ -89,7 +109,7 @@ impl Known {
     pub fn add_secrets(&mut self, needs: &Needs, on: impl Fn(&str) -> bool) {
         for need in needs.secret.iter().filter(|need| need.wanted(&on)) {
             let keys = need.keys.keys().cloned().collect();
-            self.insert("Secret", need.namespace.as_str(), need.name.as_str(), Some(keys));
+            self.insert("Secret", need.namespace.as_str(), need.name.as_str(), Parts::Of(keys));
         }
     }
 
@@ -97,10 +117,7 @@ impl Known {
     pub fn has(&self, made: &Made, namespace: &str) -> bool {
         let namespace = if CLUSTER_WIDE.contains(&made.kind.as_str()) { "" } else { namespace };
         let there = self.parts(&made.kind, namespace, &made.name);
-        there.is_some_and(|there| match (&made.parts, there) {
-            (Some(stated), Some(there)) => stated.is_subset(there),
-            _ => true,
-        })
+        there.is_some_and(|there| made.parts.names().all(|part| there.has(part)))
     }
 
     fn insert(&mut self, kind: &str, namespace: &str, name: &str, parts: Parts) {
@@ -117,28 +134,23 @@ impl Known {
             return;
         };
         let parts = match kind.as_str() {
-            "Service" => Some(ports(&object["spec"]["ports"])),
-            "Secret" | "ConfigMap" => Some(keys(object)),
-            _ => None,
+            "Service" => Parts::Of(ports(&object["spec"]["ports"])),
+            "Secret" | "ConfigMap" => Parts::Of(keys(object)),
+            _ => Parts::Any,
         };
         self.insert(&kind, placed.namespace(), &name, parts);
         if let ("Certificate", Some(secret)) = (kind.as_str(), text(&object["spec"]["secretName"]))
         {
             let keys = ["ca.crt", "tls.crt", "tls.key"].map(str::to_owned).into();
-            self.insert("Secret", placed.namespace(), &secret, Some(keys));
+            self.insert("Secret", placed.namespace(), &secret, Parts::Of(keys));
         }
     }
 
     /// Ports or keys of what is made; `None` for what is not.
-    pub fn parts(
-        &self,
-        kind: &str,
-        namespace: &str,
-        name: &str,
-    ) -> Option<Option<&BTreeSet<String>>> {
+    pub fn parts(&self, kind: &str, namespace: &str, name: &str) -> Option<&Parts> {
         let at =
             |namespace: &str| self.0.get(&(kind.to_owned(), namespace.to_owned(), name.to_owned()));
-        at(namespace).or_else(|| at("*")).map(Option::as_ref)
+        at(namespace).or_else(|| at("*"))
     }
 
     /// Names of a kind in a namespace.

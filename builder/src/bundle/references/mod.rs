@@ -72,14 +72,11 @@ fn judge(mention: &Mention, known: &Known) -> Option<(String, Option<String>)> {
         let stated = "what a chart makes is stated as `makes` in its release.toml".to_owned();
         return Some((rule, hint.or(Some(stated))));
     };
-    let (part, parts) = (part.as_ref()?, parts?);
-    if parts.contains(part) {
-        return None;
-    }
+    let part = part.as_ref().filter(|part| !parts.has(part))?;
     let what = if *kind == "Service" { "port" } else { "key" };
     let rule =
         format!("{path} names {what} {part} of {kind} {place}{name}, which has no such {what}");
-    Some((rule, suggest(part, parts.iter().map(String::as_str))))
+    Some((rule, suggest(part, parts.names())))
 }
 
 #[cfg(test)]
