@@ -17,6 +17,15 @@ const SOON: Duration = Duration::from_mins(2);
 /// An image that is nowhere.
 const LOST: &str = "docker.io/e2e/none:1";
 
+/// As Traefik's chart asks: a cluster says yes, and so must what renders without one.
+const BUDGET: &str = "{{- if .Capabilities.APIVersions.Has \"policy/v1/PodDisruptionBudget\" }}
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: web}
+spec: {maxUnavailable: 1, selector: {matchLabels: {app: web}}}
+{{- end }}
+";
+
 /// What changes from one bundle to the next.
 struct Content<'a> {
     revision: u64,
@@ -93,6 +102,7 @@ fn home(content: &Content<'_>) -> Home {
     home.put("trial/store/release.toml", &release).unwrap();
     object(&home, "store", "kept");
     chart(&home, "web", &[deployment("web", HELLO, text)]);
+    home.put("charts/web/templates/budget.yaml", BUDGET).unwrap();
     let gate = "healthy = [{ kind = \"Deployment\", name = \"web\", within = \"1m\" }]\n";
     let release = format!("chart = \"web\"\nwave = \"two\"\nafter = [\"store\"]\n{gate}");
     home.put("trial/web/release.toml", &release).unwrap();
@@ -181,6 +191,8 @@ pub fn a_cut_installation_is_taken_up(cluster: &mut Cluster) {
     let store = ("trial/store", "forgot an installation that was cut short");
     assert!(ended(&report, "applied").contains(&store), "{report:#}");
     assert_eq!(text_of_web(cluster), "1 first");
+    let rendered = home.render("rendered").unwrap().join("trial/web/chart.yaml");
+    assert!(fs_err::read_to_string(rendered).unwrap().contains("kind: PodDisruptionBudget"));
     println!("bundle: an installation cut short by a kill was taken up");
 }
 
