@@ -71,7 +71,7 @@ struct Wrong {
     /// A file of the guest that garbage is laid over for this boot.
     over: Option<&'static str>,
     /// The join secret handed over.
-    secret: Option<fn() -> Vec<u8>>,
+    secret: Option<fn() -> Result<Vec<u8>>>,
     args: &'static [&'static str],
     word: &'static str,
 }
@@ -98,7 +98,7 @@ const WRONG: [Wrong; 7] = [
         args: &["--expect", "waiting", "--seed", "broken"],
         ..Wrong::of("broken identity", "is `localhost`")
     },
-    Wrong { secret: Some(|| GARBAGE.to_vec()), ..Wrong::of("broken secret", "join secret is") },
+    Wrong { secret: Some(|| Ok(GARBAGE.to_vec())), ..Wrong::of("broken secret", "join secret is") },
     Wrong {
         secret: Some(secret_of_another),
         ..Wrong::of("contradictory secret", "is for node `k3s-worker-02`, this is `k3s-worker-01`")
@@ -109,16 +109,16 @@ const WRONG: [Wrong; 7] = [
     },
 ];
 
-fn secret_of_another() -> Vec<u8> {
+fn secret_of_another() -> Result<Vec<u8>> {
     let join = Join {
-        node: "k3s-worker-02".parse().unwrap(),
+        node: "k3s-worker-02".parse()?,
         token: Digest::of("token").to_string(),
         agent_token: None,
         cluster_id: None,
         snapshot_key: None,
         bootstrap: Bootstrap::No,
     };
-    join.encode().unwrap()
+    Ok(join.encode()?)
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn what_is_wrong_is_told_as_what_it_is() {
         let mut args = wrong.args.to_vec();
         args.extend(replace.iter().flat_map(|r| ["--replace", r]));
         if let Some(make) = wrong.secret {
-            fs::write(&secret, make()).unwrap();
+            fs::write(&secret, make().unwrap()).unwrap();
             args.extend(["--secret", secret.to_str().unwrap()]);
         }
         let cause = fails("worker", &args).unwrap();

@@ -131,10 +131,10 @@ fn run_mmdebstrap(
 /// Leaves `exclude` out of every package that dpkg unpacks, on the node too. As `--dpkgopt` the same lines
 /// would make mmdebstrap start a Python program for each essential package, a second or two in all.
 fn dpkg_hook(exclude: &[String], include: &[String]) -> String {
-    let lines = |word: &str, globs: &[String]| -> String {
+    let lines = |word, globs: &[String]| -> Vec<String> {
         globs.iter().map(|glob| format!("path-{word}={glob}\n")).collect()
     };
-    let text = lines("exclude", exclude) + &lines("include", include);
+    let text = [lines("exclude", exclude), lines("include", include)].concat().concat();
     format!(
         "mkdir -p \"$1/etc/dpkg/dpkg.cfg.d\" && printf %s {} > \"$1/etc/dpkg/dpkg.cfg.d/90paths\"",
         quoted(&text)
@@ -215,7 +215,9 @@ mod tests {
             fs::create_dir_all(root.path().join(path).parent().unwrap()).unwrap();
             fs::write(root.path().join(path), "").unwrap();
         };
-        ["doc/a/copyright", "doc/a/NEWS", "doc/b/NEWS", "it's/x/y", "kept"].map(put);
+        for path in ["doc/a/copyright", "doc/a/NEWS", "doc/b/NEWS", "it's/x/y", "kept"] {
+            put(path);
+        }
         let exclude = ["/doc/*", "/it's/*"].map(str::to_owned);
         let include = ["/doc/*/copyright".to_owned()];
         let hook = trim_hook(&exclude, &include);
