@@ -142,7 +142,7 @@ fn dpkg_hook(exclude: &[String], include: &[String]) -> String {
 }
 
 /// Removes from the essential packages, which are unpacked without dpkg, what it would have left out.
-/// /proc and others are mounted meanwhile, so it stays on the one file system.
+/// What is mounted meanwhile is the host's own.
 fn trim_hook(exclude: &[String], include: &[String]) -> String {
     let any = |globs: &[String]| {
         let tests: Vec<_> =
@@ -150,7 +150,8 @@ fn trim_hook(exclude: &[String], include: &[String]) -> String {
         if tests.is_empty() { "-false".to_owned() } else { tests.join(" -o ") }
     };
     format!(
-        "cd \"$1\" && find . -xdev \\( {} \\) ! \\( {} \\) \\( ! -type d -o -empty \\) -delete",
+        "cd \"$1\" && for top in ./*; do case $top in ./dev|./proc|./sys) continue ;; esac; \
+         find \"$top\" \\( {} \\) ! \\( {} \\) \\( ! -type d -o -empty \\) -delete || exit 1; done",
         any(exclude),
         any(include)
     )
