@@ -67,6 +67,7 @@ impl Facts {
 /// Never in practice (see [`Key::json`]).
 pub fn key(set: &BaseSet, image: &Image) -> Result<Digest> {
     let key = Key::of("base", VERSION).with("hook", CLEAN_HOOK).with("suite", &image.suite);
+    let key = key.with("trim hook", trim_hook(&image.exclude, &image.include));
     let key = key.with("initrd hook", INITRD_HOOK);
     let key = key.with("epoch", image.source_date_epoch.to_string()).with("scan", scan::VERSION);
     let key = key.json("exclude", &image.exclude)?.json("include", &image.include)?;
@@ -113,7 +114,7 @@ fn run_mmdebstrap(
         .arg("--aptopt=Acquire::Languages \"none\"")
         .arg("--aptopt=APT::Install-Recommends \"false\"");
     command.arg(format!("--setup-hook={}", dpkg_hook(&image.exclude, &image.include)));
-    command.arg(format!("--essential-hook={}", trim_hook(&image.exclude, &image.include)));
+    command.arg(format!("--extract-hook={}", trim_hook(&image.exclude, &image.include)));
     command.arg(format!("--essential-hook={INITRD_HOOK}"));
     command.arg(format!("--customize-hook={}", hook.display()));
     command.args([&image.suite, "-"]);
@@ -141,19 +142,23 @@ fn dpkg_hook(exclude: &[String], include: &[String]) -> String {
     )
 }
 
-/// Removes from the essential packages, which are unpacked without dpkg, what it would have left out.
-/// What is mounted meanwhile is the host's own.
+/// Removes from the essential packages, which are unpacked without dpkg, what it would have left out; before
+/// they are configured, as they make links to their manual pages. Like dpkg it keeps links that may be
+/// folders of what is included. What is mounted meanwhile is the host's own.
 fn trim_hook(exclude: &[String], include: &[String]) -> String {
-    let any = |globs: &[String]| {
+    let any = |globs: &mut dyn Iterator<Item = &str>| {
         let tests: Vec<_> =
-            globs.iter().map(|glob| format!("-path {}", quoted(&format!(".{glob}")))).collect();
+            globs.map(|glob| format!("-path {}", quoted(&format!(".{glob}")))).collect();
         if tests.is_empty() { "-false".to_owned() } else { tests.join(" -o ") }
     };
+    let folders = || include.iter().filter_map(|glob| Some(glob.rsplit_once('/')?.0));
     format!(
         "cd \"$1\" && for top in ./*; do case $top in ./dev|./proc|./sys) continue ;; esac; \
-         find \"$top\" \\( {} \\) ! \\( {} \\) \\( ! -type d -o -empty \\) -delete || exit 1; done",
-        any(exclude),
-        any(include)
+         find \"$top\" \\( {} \\) ! \\( {} \\) ! \\( -type l \\( {} \\) \\) \
+         \\( ! -type d -o -empty \\) -delete || exit 1; done",
+        any(&mut exclude.iter().map(String::as_str)),
+        any(&mut include.iter().map(String::as_str)),
+        any(&mut folders())
     )
 }
 
@@ -220,6 +225,8 @@ mod tests {
         for path in ["doc/a/copyright", "doc/a/NEWS", "doc/b/NEWS", "it's/x/y", "kept"] {
             put(path);
         }
+        let link = |path: &str| std::os::unix::fs::symlink("a", root.path().join(path)).unwrap();
+        ["doc/c", "it's/link"].into_iter().for_each(link);
         let exclude = ["/doc/*", "/it's/*"].map(str::to_owned);
         let include = ["/doc/*/copyright".to_owned()];
         let hook = trim_hook(&exclude, &include);
@@ -227,6 +234,7 @@ mod tests {
         assert!(ended.success(), "{hook}");
         let there = |path: &str| root.path().join(path).exists();
         assert!(there("doc/a/copyright") && there("kept"));
+        assert!(there("doc/c/copyright") && !root.path().join("it's/link").is_symlink());
         assert!(!there("doc/a/NEWS") && !there("doc/b") && !there("it's/x"));
         let ended = Command::new("sh")
             .args(["-c", &dpkg_hook(&exclude, &include), "sh"])
