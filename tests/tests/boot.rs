@@ -10,6 +10,8 @@ use e2e::run::run;
 use e2e::verdict::state;
 use e2e::{images, sample, verdict};
 use fs_err as fs;
+use node::join::{Bootstrap, Join};
+use node::values::Digest;
 use serde_json::Value;
 
 /// Boots the image of `profile`; the exit status, and the verdict it printed.
@@ -63,27 +65,78 @@ fn without_a_secret_a_node_under_uefi_ends_in_maintenance_mode() {
     assert!(failure["fix"].as_str().unwrap().contains("enroll k3s-worker-01"), "{failure}");
 }
 
-/// A file that is laid over one of the guest's for one boot, and what must be told.
-type Broken = (&'static str, &'static [&'static str], &'static str);
-const BROKEN: [Broken; 3] = [
-    ("usr/lib/firstboot/node.json", &["--expect", "waiting"], "node.json"),
-    ("usr/local/bin/k3s", &[], "k3s"),
-    ("", &["--expect", "waiting", "--seed", "missing"], "drive"),
+/// What is wrong with a boot, and the word its cause must have.
+struct Wrong {
+    what: &'static str,
+    /// A file of the guest that garbage is laid over for this boot.
+    over: Option<&'static str>,
+    /// The join secret handed over.
+    secret: Option<fn() -> Result<Vec<u8>>>,
+    args: &'static [&'static str],
+    word: &'static str,
+}
+
+impl Wrong {
+    const fn of(what: &'static str, word: &'static str) -> Self {
+        Self { what, over: None, secret: None, args: &["--expect", "waiting"], word }
+    }
+}
+
+const GARBAGE: &[u8] = b"{ this is neither JSON nor a program";
+
+const WRONG: [Wrong; 7] = [
+    Wrong {
+        over: Some("usr/lib/firstboot/node.json"),
+        ..Wrong::of("broken configuration", "node.json")
+    },
+    Wrong { over: Some("usr/local/bin/k3s"), args: &[], ..Wrong::of("broken K3s", "k3s") },
+    Wrong {
+        args: &["--expect", "waiting", "--seed", "missing"],
+        ..Wrong::of("no identity", "drive")
+    },
+    Wrong {
+        args: &["--expect", "waiting", "--seed", "broken"],
+        ..Wrong::of("broken identity", "is `localhost`")
+    },
+    Wrong { secret: Some(|| Ok(GARBAGE.to_vec())), ..Wrong::of("broken secret", "join secret is") },
+    Wrong {
+        secret: Some(secret_of_another),
+        ..Wrong::of("contradictory secret", "is for node `k3s-worker-02`, this is `k3s-worker-01`")
+    },
+    Wrong {
+        args: &["--expect", "waiting", "--clock", "2025-01-01T00:00:00"],
+        ..Wrong::of("a clock of long ago", "but this image was built at")
+    },
 ];
 
+fn secret_of_another() -> Result<Vec<u8>> {
+    let join = Join {
+        node: "k3s-worker-02".parse()?,
+        token: Digest::of("token").to_string(),
+        agent_token: None,
+        cluster_id: None,
+        snapshot_key: None,
+        bootstrap: Bootstrap::No,
+    };
+    Ok(join.encode()?)
+}
+
 #[test]
-fn what_is_broken_is_told_as_what_it_is() {
-    let garbage = tempfile::NamedTempFile::new().unwrap();
-    fs::write(garbage.path(), "{ this is neither JSON nor a program").unwrap();
-    for number in sample::chosen("broken boots", BROKEN.len(), 1).unwrap() {
-        let (target, args, word) = BROKEN[number];
-        let replace = format!("/{target}={}", garbage.path().display());
-        let mut all = args.to_vec();
-        if !target.is_empty() {
-            all.extend(["--replace", &replace]);
+fn what_is_wrong_is_told_as_what_it_is() {
+    let place = tempfile::tempdir().unwrap();
+    for number in sample::chosen("wrong boots", WRONG.len(), 1).unwrap() {
+        let wrong = &WRONG[number];
+        let (garbage, secret) = (place.path().join("garbage"), place.path().join("secret"));
+        fs::write(&garbage, GARBAGE).unwrap();
+        let replace = wrong.over.map(|target| format!("/{target}={}", garbage.display()));
+        let mut args = wrong.args.to_vec();
+        args.extend(replace.iter().flat_map(|r| ["--replace", r]));
+        if let Some(make) = wrong.secret {
+            fs::write(&secret, make().unwrap()).unwrap();
+            args.extend(["--secret", secret.to_str().unwrap()]);
         }
-        let cause = fails("worker", &all).unwrap();
-        assert!(cause.contains(word), "{target}: {cause}");
-        eprintln!("{target} {args:?}: {cause}");
+        let cause = fails("worker", &args).unwrap();
+        assert!(cause.contains(wrong.word), "{}: {cause}", wrong.what);
+        eprintln!("{}: {cause}", wrong.what);
     }
 }

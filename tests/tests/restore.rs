@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use e2e::lab::{Programs, repository};
 use e2e::nfs::Nfs;
-use e2e::run::run;
+use e2e::run::{Running, run};
 use e2e::verdict::passed;
 use e2e::{images, sample, verdict};
 use fs_err as fs;
@@ -51,11 +51,16 @@ impl Home {
 
     /// Boots the master on the disk of this name; its verdict.
     fn boot(&self, disk: &str, secret: &Path, more: &[&str]) -> Result<Value> {
+        let mut command = self.command(disk, secret)?;
+        verdict::of(&run(command.args(more))?, &format!("master, disk {disk}, {more:?}"))
+    }
+
+    fn command(&self, disk: &str, secret: &Path) -> Result<Command> {
         let mut command = Command::new(Programs::find()?.builder);
         command.current_dir(repository()).args(["--json", "boot"]).arg(&self.image);
         command.arg("--nfs").arg(self.nfs.address.to_string());
         command.arg("--disk").arg(self.place.path().join(disk)).arg("--secret").arg(secret);
-        verdict::of(&run(command.args(more))?, &format!("master, disk {disk}, {more:?}"))
+        Ok(command)
     }
 
     /// The cluster's files on NFS by name.
@@ -93,6 +98,7 @@ fn a_lost_master_comes_back_from_its_snapshot() {
 
     if sample::is_full() {
         a_second_boot_changes_nothing(&home, &born);
+        without_nfs_it_still_stops(&mut home);
     }
     // The disk is thrown away.
     if sample::is_full() {
@@ -118,6 +124,21 @@ fn a_second_boot_changes_nothing(home: &Home, born: &Value) {
     assert_eq!(detail(&again, "node-ready").unwrap(), detail(born, "node-ready").unwrap());
     // NFR2: the control plane is back within 5 minutes, here without hardware virtualisation.
     assert!(again["seconds"].as_f64().unwrap() < 300.0, "{again:#}");
+}
+
+/// The NFS server dies under a running node: it stays Ready, and its shutdown does not hang on the dead
+/// mount.
+fn without_nfs_it_still_stops(home: &mut Home) {
+    let later = home.secret(Bootstrap::No, "token").unwrap();
+    let mut command = home.command("first", &later).unwrap();
+    let mut running = Running::start(command.arg("--shutdown")).unwrap();
+    assert!(running.wait_for(|line| line.ends_with(" ready")).unwrap());
+    home.nfs.kill().unwrap();
+    let stopped = verdict::of(&running.end().unwrap(), "master, NFS dead in run and stop").unwrap();
+    ready(&stopped).unwrap();
+    let checks = stopped["checks"].as_array().unwrap();
+    assert!(checks.iter().any(|c| c["name"] == "shutdown" && c["passed"] == true), "{stopped:#}");
+    home.nfs.bring_back().unwrap();
 }
 
 /// Another token cannot open the snapshot.

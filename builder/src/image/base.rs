@@ -23,7 +23,7 @@ use crate::store::Store;
 use crate::ui::Ui;
 
 /// Version of this stage's code.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const CLEAN_HOOK: &str = include_str!("clean-hook.sh");
 /// Runs before the kernel is installed. The initrd at zstd's level 1, not 9: made two seconds
 /// faster, some 2 MB larger, and GRUB reads it once.
@@ -67,6 +67,7 @@ impl Facts {
 /// Never in practice (see [`Key::json`]).
 pub fn key(set: &BaseSet, image: &Image) -> Result<Digest> {
     let key = Key::of("base", VERSION).with("hook", CLEAN_HOOK).with("suite", &image.suite);
+    let key = key.with("trim hook", trim_hook(&image.exclude, &image.include));
     let key = key.with("initrd hook", INITRD_HOOK);
     let key = key.with("epoch", image.source_date_epoch.to_string()).with("scan", scan::VERSION);
     let key = key.json("exclude", &image.exclude)?.json("include", &image.include)?;
@@ -112,20 +113,58 @@ fn run_mmdebstrap(
     command
         .arg("--aptopt=Acquire::Languages \"none\"")
         .arg("--aptopt=APT::Install-Recommends \"false\"");
-    command.args(image.exclude.iter().map(|glob| format!("--dpkgopt=path-exclude={glob}")));
-    command.args(image.include.iter().map(|glob| format!("--dpkgopt=path-include={glob}")));
+    command.arg(format!("--setup-hook={}", dpkg_hook(&image.exclude, &image.include)));
+    command.arg(format!("--extract-hook={}", trim_hook(&image.exclude, &image.include)));
     command.arg(format!("--essential-hook={INITRD_HOOK}"));
     command.arg(format!("--customize-hook={}", hook.display()));
     command.args([&image.suite, "-"]);
     command.arg(format!("deb [trusted=yes] copy://{} {} main", pool.display(), image.suite));
     command.env("SOURCE_DATE_EPOCH", image.source_date_epoch.to_string());
-    // Debian's own programs only: a python3 of the user's costs mmtarfilter half a second a package.
+    // Debian's own programs only: maintainer scripts run python3, and a user's may be slow or another.
     command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     command.env("TMPDIR", scratch).env("LC_ALL", "C").env("TZ", "UTC");
     command.stdin(Stdio::null()).stdout(fs::File::create(tar)?.into_file());
     let output = command.stderr(Stdio::piped()).output();
     let output = output.with_context(|| format!("failed to start `{}`", command.line()))?;
     check(&command, &output).context("failed to build the base root file system")
+}
+
+/// Leaves `exclude` out of every package that dpkg unpacks, on the node too. As `--dpkgopt` the same lines
+/// would make mmdebstrap start a Python program for each essential package, a second or two in all.
+fn dpkg_hook(exclude: &[String], include: &[String]) -> String {
+    let lines = |word, globs: &[String]| -> Vec<String> {
+        globs.iter().map(|glob| format!("path-{word}={glob}\n")).collect()
+    };
+    let text = [lines("exclude", exclude), lines("include", include)].concat().concat();
+    format!(
+        "mkdir -p \"$1/etc/dpkg/dpkg.cfg.d\" && printf %s {} > \"$1/etc/dpkg/dpkg.cfg.d/90paths\"",
+        quoted(&text)
+    )
+}
+
+/// Removes from the essential packages, which are unpacked without dpkg, what it would have left out; before
+/// they are configured, as they make links to their manual pages. Like dpkg it keeps links that may be
+/// folders of what is included. What is mounted meanwhile is the host's own.
+fn trim_hook(exclude: &[String], include: &[String]) -> String {
+    let any = |globs: &mut dyn Iterator<Item = &str>| {
+        let tests: Vec<_> =
+            globs.map(|glob| format!("-path {}", quoted(&format!(".{glob}")))).collect();
+        if tests.is_empty() { "-false".to_owned() } else { tests.join(" -o ") }
+    };
+    let folders = || include.iter().filter_map(|glob| Some(glob.rsplit_once('/')?.0));
+    format!(
+        "cd \"$1\" && for top in ./*; do case $top in ./dev|./proc|./sys) continue ;; esac; \
+         find \"$top\" \\( {} \\) ! \\( {} \\) ! \\( -type l \\( {} \\) \\) \
+         \\( ! -type d -o -empty \\) -delete || exit 1; done",
+        any(&mut exclude.iter().map(String::as_str)),
+        any(&mut include.iter().map(String::as_str)),
+        any(&mut folders())
+    )
+}
+
+/// One word for a shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Reads the tar once: what is in it, whether it is what was locked, and whether it is clean.
@@ -175,6 +214,39 @@ fn or_none(text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_trim_leaves_what_is_included_and_no_empty_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let put = |path: &str| {
+            fs::create_dir_all(root.path().join(path).parent().unwrap()).unwrap();
+            fs::write(root.path().join(path), "").unwrap();
+        };
+        for path in ["doc/a/copyright", "doc/a/NEWS", "doc/b/NEWS", "it's/x/y", "kept"] {
+            put(path);
+        }
+        let link = |path: &str| std::os::unix::fs::symlink("a", root.path().join(path)).unwrap();
+        ["doc/c", "it's/link"].into_iter().for_each(link);
+        let exclude = ["/doc/*", "/it's/*"].map(str::to_owned);
+        let include = ["/doc/*/copyright".to_owned()];
+        let hook = trim_hook(&exclude, &include);
+        let ended = Command::new("sh").args(["-c", &hook, "sh"]).arg(root.path()).status().unwrap();
+        assert!(ended.success(), "{hook}");
+        let there = |path: &str| root.path().join(path).exists();
+        assert!(there("doc/a/copyright") && there("kept"));
+        assert!(there("doc/c/copyright") && !root.path().join("it's/link").is_symlink());
+        assert!(!there("doc/a/NEWS") && !there("doc/b") && !there("it's/x"));
+        let ended = Command::new("sh")
+            .args(["-c", &dpkg_hook(&exclude, &include), "sh"])
+            .arg(root.path())
+            .status();
+        assert!(ended.unwrap().success());
+        let written = fs::read_to_string(root.path().join("etc/dpkg/dpkg.cfg.d/90paths")).unwrap();
+        assert_eq!(
+            written,
+            "path-exclude=/doc/*\npath-exclude=/it's/*\npath-include=/doc/*/copyright\n"
+        );
+    }
 
     #[test]
     fn only_installed_packages_count() {
