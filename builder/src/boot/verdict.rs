@@ -30,6 +30,9 @@ pub struct Verdict {
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
+    /// How a first try ended that was not taken for the image's fault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_try: Option<String>,
     /// Whether the test broke something on purpose: it then says nothing about the image.
     pub sabotaged: bool,
     /// Id of the image, if its maker gave one.
@@ -148,6 +151,13 @@ pub fn path_for(image: &Path) -> PathBuf {
 }
 
 impl Verdict {
+    /// The cause, where the kernel ended in its own first seconds under emulation.
+    pub(super) fn emulators_own(&self) -> Option<String> {
+        let cause = self.cause.as_ref().filter(|c| c.kind == Kind::Console)?;
+        let early = self.phases.last().is_some_and(|last| last.phase == Phase::Kernel);
+        (early && self.accel == Accel::Tcg).then(|| cause.text.clone())
+    }
+
     /// Records a pass beside the image; after a failure removes an earlier pass, which no longer
     /// holds for these bytes. A test that broke something on purpose leaves no trace.
     ///
@@ -223,6 +233,7 @@ mod tests {
             schema: SCHEMA,
             passed,
             cause: (!passed).then_some(cause),
+            first_try: None,
             sabotaged: false,
             image_id: Some("worker-3f9c2a71b0de".parse().unwrap()),
             digest: Digest::of("image"),
@@ -254,6 +265,21 @@ mod tests {
         verdict(false).record(&image).unwrap();
         assert!(!path_for(&image).exists());
         verdict(false).record(&image).unwrap();
+    }
+
+    #[test]
+    fn only_a_kernels_end_under_emulation_is_worth_a_second_try() {
+        let ended = |kind, phase, accel| {
+            let mut verdict = Verdict { accel, ..verdict(false) };
+            verdict.cause.as_mut().unwrap().kind = kind;
+            verdict.phases.push(PhaseTime { phase, seconds: 5.0 });
+            verdict.emulators_own().is_some()
+        };
+        assert!(ended(Kind::Console, Phase::Kernel, Accel::Tcg));
+        assert!(!ended(Kind::Console, Phase::Kernel, Accel::Kvm));
+        assert!(!ended(Kind::Console, Phase::Systemd, Accel::Tcg));
+        assert!(!ended(Kind::Deadline, Phase::Kernel, Accel::Tcg));
+        assert_eq!(verdict(true).emulators_own(), None);
     }
 
     #[test]
