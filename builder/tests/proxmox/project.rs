@@ -121,6 +121,7 @@ fn passed(id: &ImageId, digest: Digest) -> Verdict {
     Verdict {
         schema: verdict::SCHEMA,
         passed: true,
+        first_try: None,
         cause: None,
         sabotaged: false,
         image_id: Some(id.clone()),
