@@ -11,6 +11,7 @@ pub mod config;
 pub mod disk;
 pub mod fetch;
 pub mod image;
+pub mod life;
 pub mod lock;
 pub mod logging;
 pub mod proxmox;
