@@ -4,7 +4,10 @@ mod boot;
 mod bundle;
 mod cache;
 mod check;
+mod enroll;
+mod fence;
 mod fetch;
+mod history;
 mod image;
 mod inputs;
 mod lock;
@@ -12,6 +15,8 @@ mod preflight;
 mod push;
 mod schema;
 mod secrets;
+mod site;
+mod status;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +24,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
-use crate::cli::{Cli, Command, Global};
+use crate::cli::{Cli, Command, Global, NodeCommand};
 use crate::config::{Problems, Project};
 use crate::ui::Ui;
 
@@ -91,6 +96,11 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Verify(args) => verify::run(&ctx, args),
         Command::Preflight(args) => preflight::run(&ctx, args),
         Command::Push(args) => push::run(&ctx, args),
+        Command::Node(NodeCommand::Enroll(args)) => enroll::run(&ctx, args),
+        Command::Node(NodeCommand::Fence(args)) => fence::run(&ctx, args),
+        Command::Node(_) | Command::Rollout(_) => anyhow::bail!("not yet"),
+        Command::Status(args) => status::run(&ctx, args),
+        Command::History(_) => anyhow::bail!("not yet"),
         Command::Relay { server } => Ok(crate::boot::relay(*server)),
         Command::Bundle(command) => bundle::run(&ctx, command),
         Command::Cache(command) => cache::run(&ctx, command),

@@ -202,6 +202,13 @@ pub struct RawProxmox {
     pub pool: Option<At<String>>,
     /// First and last number that templates may take: `A-B`.
     pub templates: Option<At<String>>,
+    /// First and last number that a node's next VM may take while the one before it still has the
+    /// node's own: `A-B`.
+    pub spares: Option<At<String>>,
+    /// Copy whole disks also where the storage can make linked clones.
+    pub full_clones: Option<At<bool>>,
+    /// Public SSH keys that may log in to every node, one line each.
+    pub ssh_keys: Option<At<Vec<At<String>>>>,
     /// What is different on one Proxmox host, by the host's name.
     pub host: Option<At<BTreeMap<String, At<RawHost>>>>,
 }
