@@ -15,6 +15,7 @@ pub mod kubernetes;
 pub mod life;
 pub mod lock;
 pub mod logging;
+pub mod notify;
 pub mod proxmox;
 pub mod secrets;
 pub mod status;

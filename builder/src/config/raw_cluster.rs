@@ -36,6 +36,8 @@ pub struct RawCluster {
     pub nfs: Option<At<BTreeMap<String, At<RawNfs>>>>,
     /// Who hears of failures.
     pub notify: Option<At<RawNotify>>,
+    /// What has to be well before the next node is rebuilt.
+    pub rollout: Option<At<RawRollout>>,
     /// Which releases of the bundle this home has, against what they say themselves.
     pub bundle: Option<At<RawSwitches>>,
     /// Where the VMs live.
@@ -161,6 +163,17 @@ pub struct RawNotify {
     /// only its name guards is known to whoever has one.
     #[schemars(required)]
     pub ntfy: Option<At<String>>,
+}
+
+/// What a rebuilt node must pass beyond being Ready.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+#[schemars(rename = "Rollout")]
+pub struct RawRollout {
+    /// Programs in the project, called with the node's name until they end with status 0.
+    pub gates: Option<At<Vec<At<String>>>>,
+    /// Manifests of Kubernetes Jobs in the project; `{node}` in them is the node's name.
+    pub jobs: Option<At<Vec<At<String>>>>,
 }
 
 /// Releases on and off.

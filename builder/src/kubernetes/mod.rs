@@ -7,6 +7,7 @@
 mod drain;
 mod fence;
 mod guard;
+mod job;
 mod life;
 mod nodes;
 mod password;

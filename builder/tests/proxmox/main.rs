@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken preparation ends the test")]
 
+mod api;
 mod faults;
+mod home;
+mod nodes;
 mod program;
 mod project;
 mod speed;

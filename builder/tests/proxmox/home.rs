@@ -1,0 +1,348 @@
+//! A whole home to run the program in: a project, the Proxmox double, a cluster's API, and between the
+//! two what K3s and firstboot do: a VM that runs and has its secret becomes a Node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use fs_err as fs;
+use node::values::Digest;
+use pve_double::{Double, Pace, Setup};
+use serde_json::{Value, json};
+
+use crate::api::{Api, LEASES, NODES, SECRETS};
+use crate::project::{image, write};
+
+/// Where firstboot waits for its secret.
+const PAYLOAD: &str = "/run/firstboot/join/payload";
+
+/// What a test may spoil while the nodes live.
+#[derive(Default)]
+pub struct Spoilt {
+    /// Images whose nodes never become Ready.
+    pub bad: BTreeSet<String>,
+}
+
+pub struct Home {
+    pub double: Arc<Double>,
+    pub api: Api,
+    pub spoilt: Arc<Mutex<Spoilt>>,
+    place: tempfile::TempDir,
+    stop: Arc<AtomicBool>,
+    nodes: Option<JoinHandle<()>>,
+}
+
+/// What one run of the program said.
+pub struct Said {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Home {
+    /// With secrets minted, and time a hundred times as fast.
+    pub fn new() -> Self {
+        Self::with(Setup { pace: Pace::Real(100), ..Setup::default() })
+    }
+
+    pub fn with(setup: Setup) -> Self {
+        let double = Arc::new(Double::start(setup).unwrap());
+        let place = tempfile::tempdir().unwrap();
+        let api = Api::start();
+        let home =
+            Self { stop: Arc::default(), nodes: None, spoilt: Arc::default(), double, api, place };
+        write(&home.root(), &home.double);
+        home.api.write_kubeconfig(&home.kubeconfig());
+        let minted = home.run(&["cluster", "init"]);
+        assert_eq!(minted.code, 0, "{}", minted.err);
+        home.live()
+    }
+
+    /// Lets VMs become Nodes.
+    fn live(mut self) -> Self {
+        let (double, api) = (Arc::clone(&self.double), self.api.clone());
+        let (stop, spoilt) = (Arc::clone(&self.stop), Arc::clone(&self.spoilt));
+        self.nodes = Some(std::thread::spawn(move || {
+            let mut nodes = Nodes { double, api, spoilt, joined: BTreeSet::new() };
+            while !stop.load(Ordering::SeqCst) {
+                nodes.turn();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }));
+        self
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.place.path().join("project")
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.place.path().join("kubeconfig")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_builder"));
+        command.args(args).arg("--root").arg(self.root());
+        command.env_remove("BUILDER_PROXMOX_TOKEN").env_remove("BUILDER_AGE_KEY");
+        command.env("XDG_CONFIG_HOME", self.place.path().join("config"));
+        command.env("XDG_STATE_HOME", self.place.path().join("state"));
+        command.env("KUBECONFIG", self.kubeconfig()).env("USER", "me").env("TZ", "UTC");
+        command
+    }
+
+    /// Runs the program to its end. No secret may ever be among what it says.
+    pub fn run(&self, args: &[&str]) -> Said {
+        let output = self.command(args).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let code = output.status.code().unwrap_or(-1);
+        let said = Said { code, out: text(output.stdout), err: text(output.stderr) };
+        for secret in self.secrets() {
+            assert!(
+                !said.out.contains(&secret) && !said.err.contains(&secret),
+                "{secret} is shown"
+            );
+        }
+        said
+    }
+
+    /// Starts the program and does not wait for it.
+    pub fn start(&self, args: &[&str]) -> Child {
+        let mut command = self.command(args);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    /// Runs it, and it must work.
+    pub fn done(&self, args: &[&str]) -> Said {
+        let said = self.run(args);
+        assert_eq!(said.code, 0, "{args:?}\n{}\n{}", said.out, said.err);
+        said
+    }
+
+    /// Pushes image number `n` of a profile; its id.
+    pub fn push(&self, profile: &str, n: u32) -> String {
+        let id = image(&self.root(), profile, n).to_string();
+        self.done(&["push", "--profile", profile]);
+        id
+    }
+
+    /// Everything that no output, argument or file of the program's own may hold.
+    pub fn secrets(&self) -> Vec<String> {
+        let mut all = vec![pve_double::SECRET.to_owned()];
+        let sealed = self.root().join("cluster/secrets.age");
+        let key = self.place.path().join("config/node-image-builder/age.key");
+        if sealed.exists() {
+            let plain =
+                Command::new("age").arg("-d").arg("-i").arg(key).arg(sealed).output().unwrap();
+            let text = String::from_utf8(plain.stdout).unwrap();
+            for line in text.lines().filter(|l| l.contains("_token") || l.contains("_key")) {
+                all.extend(line.split('"').nth(1).map(str::to_owned));
+            }
+        }
+        let store = self.api.store();
+        let tokens =
+            store.objects.values().filter_map(|o| o["stringData"]["token-secret"].as_str());
+        all.extend(tokens.map(str::to_owned));
+        all
+    }
+
+    /// Every file that the program keeps, but for the encrypted one and the keys.
+    pub fn kept(&self) -> Vec<(PathBuf, String)> {
+        let mut files = Vec::new();
+        for top in ["project", "state"] {
+            walk(&self.place.path().join(top), &mut files);
+        }
+        files.retain(|(path, _)| !path.ends_with("secrets.age") && !path.ends_with("token"));
+        files
+    }
+
+    /// VMs that are no templates: number, name, whether it runs.
+    pub fn vms(&self) -> Vec<(u32, String, bool)> {
+        self.double.world(|world| {
+            let vms = world.vms.iter().filter(|(_, vm)| !vm.is_template());
+            vms.map(|(id, vm)| {
+                (*id, vm.get("name").unwrap_or_default().to_owned(), vm.run.is_some())
+            })
+            .collect()
+        })
+    }
+
+    /// Waits until something holds.
+    pub fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let end = std::time::Instant::now() + Duration::from_secs(60);
+        while !holds(self) {
+            assert!(std::time::Instant::now() < end, "{what} did not come");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn is_ready(&self, name: &str) -> bool {
+        self.api.node(name).is_some_and(|node| ready(&node))
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        drop(self.nodes.take().map(JoinHandle::join));
+    }
+}
+
+fn walk(folder: &Path, files: &mut Vec<(PathBuf, String)>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            walk(&path, files);
+        } else {
+            let bytes = fs::read(&path).unwrap();
+            files.push((path, String::from_utf8_lossy(&bytes).into_owned()));
+        }
+    }
+}
+
+fn ready(node: &Value) -> bool {
+    node["status"]["conditions"][0]["status"] == "True"
+}
+
+/// K3s and firstboot on every VM.
+struct Nodes {
+    double: Arc<Double>,
+    api: Api,
+    spoilt: Arc<Mutex<Spoilt>>,
+    /// VMs that have joined: they need no secret again.
+    joined: BTreeSet<u32>,
+}
+
+/// A VM as this sees it.
+struct Guest {
+    vmid: u32,
+    name: String,
+    image: String,
+    /// When it was started; `None`: it is off.
+    since: Option<u64>,
+    has_secret: bool,
+}
+
+impl Nodes {
+    fn turn(&mut self) {
+        let guests = self.guests();
+        let mut store = self.api.store();
+        let mut running = BTreeMap::new();
+        for guest in &guests {
+            let Some(since) = guest.since else { continue };
+            if guest.has_secret {
+                self.joined.insert(guest.vmid);
+            }
+            if self.joined.contains(&guest.vmid) {
+                running.insert(guest.name.clone(), (guest, since));
+            }
+        }
+        let bad = &self.spoilt.lock().unwrap().bad;
+        for (name, (guest, since)) in &running {
+            // K3s knows the name by another VM's password.
+            let secret = format!("{SECRETS}/{name}.node-password.k3s");
+            let known = store.objects.get(&secret).and_then(|s| s["data"]["hash"].as_u64());
+            if known.is_some_and(|known| known != u64::from(guest.vmid))
+                || bad.contains(&guest.image)
+            {
+                continue;
+            }
+            let path = format!("{NODES}/{name}");
+            let old = store.objects.get(&path).cloned();
+            if old.as_ref().is_some_and(|o| !o["metadata"]["deletionTimestamp"].is_null()) {
+                continue;
+            }
+            let node = registered(old, guest, *since);
+            store.put(&path, node);
+            store.put(
+                &secret,
+                json!({"metadata": {"name": format!("{name}.node-password.k3s")},
+                "data": {"hash": guest.vmid}}),
+            );
+            let now = jiff_now();
+            store.put(
+                &format!("{LEASES}/{name}"),
+                json!({"metadata": {"name": name},
+                "spec": {"renewTime": now}}),
+            );
+        }
+        let off: Vec<_> = store
+            .objects
+            .keys()
+            .filter(|path| {
+                path.strip_prefix("/api/v1/nodes/").is_some_and(|name| !running.contains_key(name))
+            })
+            .cloned()
+            .collect();
+        for path in off {
+            let node = store.objects.get_mut(&path).unwrap();
+            node["status"]["conditions"][0]["status"] = json!("Unknown");
+            node["status"]["conditions"][0]["reason"] = json!("NodeStatusUnknown");
+        }
+        answer_snapshots(&mut store.objects);
+    }
+
+    fn guests(&self) -> Vec<Guest> {
+        self.double.world(|world| {
+            let vms =
+                world.vms.iter().filter(|(_, vm)| !vm.is_template() && vm.get("lock").is_none());
+            let guest = |(vmid, vm): (&u32, &pve_double::Vm)| {
+                let tags = vm.get("tags").unwrap_or_default();
+                let image = tags.split(';').find_map(|tag| tag.strip_prefix("img-"));
+                let linked = !vm.get("net0").unwrap_or_default().contains("link_down=1");
+                let drive = vm.get("ide3").is_some_and(|d| d.contains("firstboot_"));
+                Guest {
+                    vmid: *vmid,
+                    name: vm.get("name").unwrap_or_default().to_owned(),
+                    image: image.unwrap_or_default().to_owned(),
+                    since: vm.run.as_ref().filter(|_| linked).map(|run| run.since),
+                    has_secret: drive
+                        || vm.run.as_ref().is_some_and(|run| run.files.contains_key(PAYLOAD)),
+                }
+            };
+            vms.map(guest).collect()
+        })
+    }
+}
+
+fn jiff_now() -> String {
+    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let text = jiff::Timestamp::from_second(seconds.as_secs().cast_signed()).unwrap().to_string();
+    text.replace('Z', ".000000Z")
+}
+
+/// The Node of a guest; one that was there keeps its uid, its marks and its cordon.
+fn registered(old: Option<Value>, guest: &Guest, since: u64) -> Value {
+    let mut node = old.unwrap_or_else(|| {
+        json!({"apiVersion": "v1", "kind": "Node", "spec": {}, "metadata": {"name": guest.name,
+            "creationTimestamp": jiff_now(), "labels": {}, "annotations": {}}})
+    });
+    if guest.image.starts_with("master") {
+        node["metadata"]["labels"]["node-role.kubernetes.io/control-plane"] = json!("true");
+    }
+    node["metadata"]["annotations"]["node.homelab/image"] = json!(guest.image);
+    node["status"] = json!({
+        "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
+        "addresses": [{"type": "InternalIP", "address": "127.0.2.21"}],
+        "nodeInfo": {"bootID": format!("{}-{since}", guest.vmid), "machineID": "", "systemUUID": "",
+            "kernelVersion": "", "osImage": "", "containerRuntimeVersion": "",
+            "kubeletVersion": "v1.36.4+k3s1", "kubeProxyVersion": "", "operatingSystem": "",
+            "architecture": ""},
+    });
+    node
+}
+
+/// What `firstboot watch` does on a server.
+fn answer_snapshots(objects: &mut BTreeMap<String, Value>) {
+    for (path, node) in objects.iter_mut().filter(|(path, _)| path.starts_with("/api/v1/nodes/")) {
+        let marks = node["metadata"]["annotations"].clone();
+        let Some(nonce) = marks["node.homelab/snapshot-request"].as_str() else { continue };
+        let done = format!("{nonce} on-demand-{} {}", path.len(), Digest::of(nonce));
+        if ready(node) {
+            node["metadata"]["annotations"]["node.homelab/snapshot-done"] = json!(done);
+        }
+    }
+}
