@@ -14,8 +14,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use boot::{BootArgs, Expect, Firmware, Seed};
 pub use bundle::{BundleArgs, BundleCommand, LiveArgs, RenderArgs};
 pub use life::{
-    ChangeArgs, ClusterArgs, CreateArgs, DrainArgs, EnrollArgs, FenceArgs, HistoryArgs,
-    NodeCommand, RebuildArgs, RolloutArgs, StatusArgs,
+    AgainArgs, ClusterArgs, CreateArgs, DeleteArgs, DrainArgs, EnrollArgs, FenceArgs, HistoryArgs,
+    NodeCommand, RebuildArgs, RollbackArgs, RolloutArgs, StatusArgs,
 };
 pub use proxmox::{PreflightArgs, PushArgs};
 

@@ -95,11 +95,8 @@ pub fn targets(cluster: &Cluster, content: &Content) -> Vec<Target> {
     let ntfy = value("ntfy-url").or_else(|| cluster.ntfy.clone());
     let ntfy = ntfy.map(|url| Target::Ntfy { url, token: value("ntfy-token") });
     let pushover = value("pushover-user").zip(value("pushover-token"));
-    let pushover = pushover.map(|(user, token)| Target::Pushover {
-        url: PUSHOVER.to_owned(),
-        user,
-        token,
-    });
+    let pushover =
+        pushover.map(|(user, token)| Target::Pushover { url: PUSHOVER.to_owned(), user, token });
     ntfy.into_iter().chain(pushover).collect()
 }
 
@@ -158,7 +155,9 @@ mod tests {
         assert!(tell(&[target], &message(true)).is_empty());
         let asked = asked.join().unwrap().to_lowercase();
         assert!(asked.starts_with("post /nodes "), "{asked}");
-        for want in ["title: rollout: 3 nodes", "priority: high", "authorization: bearer tk", "w1 w2"] {
+        for want in
+            ["title: rollout: 3 nodes", "priority: high", "authorization: bearer tk", "w1 w2"]
+        {
             assert!(asked.contains(want), "{want}: {asked}");
         }
     }
@@ -166,9 +165,14 @@ mod tests {
     #[test]
     fn pushover_gets_a_form_and_a_refusal_shows_no_secret() {
         let (url, asked) = once("400 Bad Request");
-        let target = Target::Pushover { url: url.clone(), user: "s3cret-u".into(), token: "s3cret-t".into() };
+        let target = Target::Pushover {
+            url: url.clone(),
+            user: "s3cret-u".into(),
+            token: "s3cret-t".into(),
+        };
         assert_eq!(format!("{target:?}"), "Pushover");
-        let text = format!("{:#}", tell(&[target], &Message { text: "END".into(), ..message(false) })[0]);
+        let text =
+            format!("{:#}", tell(&[target], &Message { text: "END".into(), ..message(false) })[0]);
         let asked = asked.join().unwrap();
         assert!(asked.contains("user=s3cret-u") && asked.contains("priority=0"), "{asked}");
         assert_eq!(text, "failed to tell Pushover: the server answers 400 Bad Request");

@@ -1,13 +1,12 @@
 //! The arguments of the commands on nodes and rollouts.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use node::image_id::ImageId;
 use node::values::Hostname;
 
-use super::duration;
+use crate::life::Window;
 
 /// Commands on one node.
 ///
@@ -19,11 +18,11 @@ pub enum NodeCommand {
     /// Make the VM of a node that has none
     Create(CreateArgs),
     /// Take a node out of the cluster and remove its VM
-    Delete(ChangeArgs),
+    Delete(DeleteArgs),
     /// Make a node anew from the newest good template of its profile
     Rebuild(RebuildArgs),
     /// Make a node anew from the template before the one it has
-    Rollback(ChangeArgs),
+    Rollback(RollbackArgs),
     /// Give a waiting node its join secret, such as a clone made by hand
     Enroll(EnrollArgs),
     /// Free the pods and volumes of a dead node, once its power is off for certain
@@ -40,21 +39,36 @@ pub struct ClusterArgs {
 }
 
 /// How a node is emptied, and what may be lost.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Copy, Args)]
 pub struct DrainArgs {
-    /// Give up emptying a node after this time
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub drain_timeout: Duration,
     /// Stop at pods with emptyDir volumes, instead of losing what is in them
     #[arg(long)]
     pub keep_emptydir: bool,
-    /// Evict also pods that no controller makes again, and delete after the
-    /// timeout what a PodDisruptionBudget holds
+    /// Evict also pods that no controller makes again, and delete what a
+    /// PodDisruptionBudget still holds after 15 minutes
     #[arg(long)]
     pub force: bool,
     /// Go on although volumes lie on the node's own disk: their data is lost
     #[arg(long)]
     pub lose_local_data: bool,
+    /// How many nodes may be out of service at a time, this one included
+    #[arg(long, value_name = "N", default_value = "1",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_unavailable: u32,
+}
+
+/// What to do with one that was cut off, or that asks something.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct AgainArgs {
+    /// Go on with it where it was cut off
+    #[arg(long)]
+    pub resume: bool,
+    /// End it: what is half done goes back to the old VM
+    #[arg(long, conflicts_with = "resume")]
+    pub abort: bool,
+    /// Go back although writes of a new sole server are lost by it
+    #[arg(long, requires = "abort")]
+    pub accept_loss: bool,
 }
 
 /// Arguments of `node create`.
@@ -62,25 +76,36 @@ pub struct DrainArgs {
 pub struct CreateArgs {
     /// The node, as cluster.toml names it
     pub name: Hostname,
-    /// The first server of a new cluster: it may start one, once
-    #[arg(long)]
+    /// The first server of a new cluster: it may start one, once. Needs no
+    /// --kubeconfig, as there is none yet [default: a sole server takes back the
+    /// newest snapshot, others join]
+    #[arg(long, conflicts_with_all = ["resume", "abort"])]
     pub bootstrap: bool,
     /// Take the template of this image [default: the newest good one]
     #[arg(long, value_name = "IMAGE-ID")]
     pub image: Option<ImageId>,
+    /// One that was cut off
+    #[command(flatten)]
+    pub again: AgainArgs,
     /// The cluster
     #[command(flatten)]
     pub cluster: ClusterArgs,
 }
 
-/// Arguments of `node delete` and `node rollback`.
+/// Arguments of `node delete`.
 #[derive(Debug, Args)]
-pub struct ChangeArgs {
+pub struct DeleteArgs {
     /// The node, as cluster.toml names it
     pub name: Hostname,
+    /// Delete the only server, and with it the cluster
+    #[arg(long, requires = "force")]
+    pub lose_cluster: bool,
     /// How it is emptied
     #[command(flatten)]
     pub drain: DrainArgs,
+    /// One that was cut off
+    #[command(flatten)]
+    pub again: AgainArgs,
     /// The cluster
     #[command(flatten)]
     pub cluster: ClusterArgs,
@@ -97,6 +122,25 @@ pub struct RebuildArgs {
     /// How it is emptied
     #[command(flatten)]
     pub drain: DrainArgs,
+    /// One that was cut off
+    #[command(flatten)]
+    pub again: AgainArgs,
+    /// The cluster
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// Arguments of `node rollback`.
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// The node, as cluster.toml names it
+    pub name: Hostname,
+    /// How it is emptied
+    #[command(flatten)]
+    pub drain: DrainArgs,
+    /// One that was cut off
+    #[command(flatten)]
+    pub again: AgainArgs,
     /// The cluster
     #[command(flatten)]
     pub cluster: ClusterArgs,
@@ -139,34 +183,30 @@ pub struct FenceArgs {
 
 /// Arguments of `rollout`.
 ///
-/// The nodes of a profile that do not have its newest good template are rebuilt,
-/// agents before servers, and none before the one before it is proven: Ready with
-/// the new image, and the gates of cluster.toml say so. When one fails, its old
-/// VM comes back, the image is marked as bad, and the rollout ends.
+/// The nodes that do not have the newest good template of their profile are
+/// rebuilt, and none before the one before it is proven: Ready with the new image,
+/// and the gates of cluster.toml say so. When one fails, its old VM comes back,
+/// the image is marked as bad, and the rollout ends.
 #[derive(Debug, Args)]
 pub struct RolloutArgs {
-    /// Only nodes of this profile; repeat [default: all]
-    #[arg(long = "profile", value_name = "NAME")]
-    pub profiles: Vec<Hostname>,
+    /// Only nodes of this profile [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<Hostname>,
     /// Rebuild this node first, alone
     #[arg(long, value_name = "NODE")]
     pub canary: Option<Hostname>,
-    /// How many agents may be out of service at a time
-    #[arg(long, value_name = "N", default_value = "1",
-          value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_unavailable: u32,
-    /// Begin no node outside these hours of this machine, such as 01:00-05:00
+    /// Begin no node outside these hours of this machine, such as 22:00-05:00
     #[arg(long, value_name = "FROM-TO")]
-    pub window: Option<String>,
-    /// Go on with the rollout that was cut off
-    #[arg(long, conflicts_with_all = ["abort", "profiles", "canary"])]
-    pub resume: bool,
-    /// End the rollout that was cut off: what is half done goes back
-    #[arg(long)]
-    pub abort: bool,
+    pub window: Option<Window>,
+    /// Print the plan and stop there
+    #[arg(long, conflicts_with_all = ["resume", "abort"])]
+    pub dry_run: bool,
     /// How nodes are emptied
     #[command(flatten)]
     pub drain: DrainArgs,
+    /// One that was cut off
+    #[command(flatten)]
+    pub again: AgainArgs,
     /// The cluster
     #[command(flatten)]
     pub cluster: ClusterArgs,

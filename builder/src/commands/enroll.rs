@@ -25,8 +25,7 @@ const FOR_EVER: Duration = Duration::from_hours(7 * 24);
 #[expect(clippy::print_stdout, reason = "the VM is the command's data")]
 pub fn run(ctx: &Context, args: &EnrollArgs) -> Result<ExitCode> {
     let mut site = Site::open(ctx, &args.cluster)?;
-    let root = ctx.root()?.to_owned();
-    site.pin(ctx, &root)?;
+    site.pin(ctx)?;
     let member = site.member(&args.name)?;
     refuse_running(&site, &member)?;
     let vms = site.vms()?;
@@ -98,7 +97,10 @@ fn the_vm(vms: &Vms<'_>, member: &Member) -> Result<Vm, Failed> {
 }
 
 /// Tries again what passes, and tells each new reason once.
-fn until<T>(
+///
+/// # Errors
+/// What does not pass, or the last reason when the time is up.
+pub fn until<T>(
     ctx: &Context,
     clock: &dyn Clock,
     limit: Duration,

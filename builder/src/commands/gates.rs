@@ -54,7 +54,8 @@ impl<'a> Checks<'a> {
         for path in &rollout.jobs {
             let text = fs_err::read_to_string(project.root.join(path));
             let text = text.map_err(|e| wrong("jobs", &e.to_string()))?;
-            Kube::job_of(&text, "node", "0").map_err(|e| wrong("jobs", &format!("{path}: {e:#}")))?;
+            Kube::job_of(&text, "node", "0")
+                .map_err(|e| wrong("jobs", &format!("{path}: {e:#}")))?;
             jobs.push((path.clone(), text));
         }
         Ok(Self { programs, jobs, kube, kubeconfig: config, limit: LIMIT })
@@ -128,7 +129,8 @@ fn wrong(key: &str, rule: &str) -> Problems {
 /// The end of a text, on one line.
 fn last_words(said: &str) -> String {
     let line = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    let from = (0..line.len().saturating_sub(LONGEST) + 1).rev().find(|at| line.is_char_boundary(*at));
+    let from =
+        (0..line.len().saturating_sub(LONGEST) + 1).rev().find(|at| line.is_char_boundary(*at));
     line[from.unwrap_or(0)..].to_owned()
 }
 

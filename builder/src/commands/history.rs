@@ -13,8 +13,7 @@ use super::Context;
 use crate::cli::HistoryArgs;
 use crate::config::Project;
 use crate::life::history::operations;
-use crate::life::journal::{Journal, Outcome};
-use crate::life::shelf::Folder;
+use crate::life::{Folder, Journal, Outcome};
 use crate::status::html::{self, Event};
 use crate::ui::seconds;
 
@@ -155,7 +154,8 @@ pub fn events(project: &Project) -> Result<Vec<Event>> {
 
 fn event(journal: &Journal) -> Event {
     let line = Line::of(journal);
-    let image = |id: &Option<ImageId>| id.as_ref().map_or("nothing".to_owned(), ToString::to_string);
+    let image =
+        |id: &Option<ImageId>| id.as_ref().map_or("nothing".to_owned(), ToString::to_string);
     let mut text = format!("{} to {}, by {}", image(&line.from), image(&line.to), line.who);
     for cause in line.cause.iter() {
         let _ = write!(text, ": {cause}");

@@ -7,12 +7,16 @@ mod check;
 mod enroll;
 mod fence;
 mod fetch;
+mod first;
+mod gates;
 mod history;
 mod image;
 mod inputs;
 mod lock;
+mod node;
 mod preflight;
 mod push;
+mod rollout;
 mod schema;
 mod secrets;
 mod site;
@@ -24,7 +28,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
-use crate::cli::{Cli, Command, Global, NodeCommand};
+use crate::cli::{Cli, Command, Global};
 use crate::config::{Problems, Project};
 use crate::ui::Ui;
 
@@ -96,11 +100,10 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Verify(args) => verify::run(&ctx, args),
         Command::Preflight(args) => preflight::run(&ctx, args),
         Command::Push(args) => push::run(&ctx, args),
-        Command::Node(NodeCommand::Enroll(args)) => enroll::run(&ctx, args),
-        Command::Node(NodeCommand::Fence(args)) => fence::run(&ctx, args),
-        Command::Node(_) | Command::Rollout(_) => anyhow::bail!("not yet"),
+        Command::Node(command) => node::run(&ctx, command),
+        Command::Rollout(args) => rollout::run(&ctx, args),
         Command::Status(args) => status::run(&ctx, args),
-        Command::History(_) => anyhow::bail!("not yet"),
+        Command::History(args) => history::run(&ctx, args),
         Command::Relay { server } => Ok(crate::boot::relay(*server)),
         Command::Bundle(command) => bundle::run(&ctx, command),
         Command::Cache(command) => cache::run(&ctx, command),

@@ -1,8 +1,6 @@
 //! What the commands on nodes have in common: the project, Proxmox, the cluster's API, the secrets, and
 //! the checks before anything is changed.
 
-use std::path::Path;
-
 use anyhow::{Context as _, Result};
 use node::values::Hostname;
 
@@ -57,6 +55,9 @@ impl Site {
     }
 
     /// The nodes' VMs.
+    ///
+    /// # Errors
+    /// The credentials cannot be read.
     pub fn vms(&self) -> Result<Vms<'_>> {
         let ca = self.kube.as_ref().map(Kube::ca_hash).transpose()?.flatten();
         Ok(Vms {
@@ -107,13 +108,13 @@ impl Site {
     ///
     /// # Errors
     /// The secrets cannot be written.
-    pub fn pin(&mut self, ctx: &Context, root: &Path) -> Result<()> {
+    pub fn pin(&mut self, ctx: &Context) -> Result<()> {
         let (Some(kube), None) = (&self.kube, self.escrow.ca_hash) else { return Ok(()) };
         let Some(hash) = kube.ca_hash()? else { return Ok(()) };
         if kube.ready().is_err() {
             return Ok(());
         }
-        Vault::of(root)?.record_ca(hash)?;
+        Vault::of(&self.project.root)?.record_ca(hash)?;
         self.escrow.ca_hash = Some(hash);
         ctx.ui.line(format!("noted the cluster's CA in {}: {hash}", crate::secrets::FILE));
         Ok(())

@@ -44,7 +44,8 @@ impl Kube {
         let name = job.metadata.name.clone().unwrap_or_default();
         let namespace = job.metadata.namespace.as_deref().unwrap_or("default");
         let jobs = self.namespaced::<Job>(namespace);
-        let bad = |why: &str| Ok(Health::Bad(format!("gate {path}: the Job {namespace}/{name} {why}")));
+        let bad =
+            |why: &str| Ok(Health::Bad(format!("gate {path}: the Job {namespace}/{name} {why}")));
         let Some(found) = self.wait(jobs.get_opt(&name))? else {
             self.wait(jobs.create(&PostParams::default(), &job))?;
             return bad("has just begun");
@@ -68,12 +69,13 @@ impl Kube {
 /// Whether it succeeded; `None`: it goes on.
 fn ended(status: &JobStatus) -> Option<bool> {
     let conditions = status.conditions.iter().flatten().filter(|c| c.status == "True");
-    conditions.filter_map(|c| match c.type_.as_str() {
-        "Complete" => Some(true),
-        "Failed" => Some(false),
-        _ => None,
-    })
-    .next()
+    conditions
+        .filter_map(|c| match c.type_.as_str() {
+            "Complete" => Some(true),
+            "Failed" => Some(false),
+            _ => None,
+        })
+        .next()
 }
 
 #[cfg(test)]
