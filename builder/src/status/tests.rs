@@ -6,10 +6,12 @@ use crate::proxmox::inventory::Template;
 use serde_json::json;
 use std::path::Path;
 
+/// The sample project: a master and a worker.
 pub fn project() -> Project {
     Project::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/valid")).unwrap()
 }
 
+/// Image number `n` of a profile.
 pub fn id(profile: &str, n: u32) -> ImageId {
     format!("{profile}-{n:012x}").parse().unwrap()
 }

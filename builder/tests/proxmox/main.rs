@@ -6,6 +6,7 @@
 mod api;
 mod faults;
 mod home;
+mod life;
 mod nodes;
 mod program;
 mod project;
