@@ -92,15 +92,14 @@ impl Site {
         hosts.dedup();
         let target = (&hosts[..], Load::default());
         let report = preflight::run(&self.project, &self.connection, target, Scope::All);
-        let told: Vec<_> = report.iter().filter(|c| !c.findings.is_empty()).cloned().collect();
-        let stopped = preflight::problems(&report).next().is_some();
-        if stopped {
-            eprintln!("error: nothing was changed, as the preflight found:");
-        }
+        let is_bad =
+            |c: &&preflight::Checked| preflight::problems(std::slice::from_ref(c)).next().is_some();
+        let told: Vec<_> = report.iter().filter(is_bad).cloned().collect();
         if !told.is_empty() {
+            eprintln!("error: nothing was changed, as the preflight found:");
             eprint!("{}", preflight::table(&told, &ctx.ui));
         }
-        !stopped
+        told.is_empty()
     }
 
     /// Keeps the hash of the cluster's CA, once its API answers to these credentials: from then on

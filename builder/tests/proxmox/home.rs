@@ -307,6 +307,12 @@ impl Nodes {
             node["status"]["conditions"][0]["status"] = json!("Unknown");
             node["status"]["conditions"][0]["reason"] = json!("NodeStatusUnknown");
         }
+        // The API is the server's. Homes without one have it all the same.
+        let server = running.values().any(|(guest, _)| guest.image.starts_with("master"));
+        let had_one = store.objects.keys().any(|path| path.ends_with("/nodes/m1"));
+        if server || had_one {
+            store.away = !server;
+        }
         answer_snapshots(&mut store.objects);
     }
 
