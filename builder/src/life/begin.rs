@@ -157,23 +157,19 @@ pub(super) fn newest(world: &World<'_>, member: &Member) -> Result<ImageId> {
     })
 }
 
-/// The image before: by the history, or else the newest good one that is older.
+/// The image before: by the history, or else the newest good one; never one that is newer.
 fn before(world: &World<'_>, member: &Member, now: Option<&ImageId>) -> Result<ImageId> {
     let good = good(world, &member.profile)?;
-    let there = |image: &ImageId| good.iter().any(|t| t.image == *image);
-    if let Some(now) = now
-        && let Some(image) = history::before(world.shelf, &member.name, now)?
-        && there(&image)
-    {
-        return Ok(image);
-    }
-    let age = good.iter().filter(|t| Some(&t.image) == now).map(|t| t.made).min();
-    let older = good.iter().find(|t| Some(&t.image) != now && age.is_none_or(|age| t.made <= age));
-    older.map(|t| t.image.clone()).with_context(|| {
-        format!(
-            "no good template of profile {} is older than what {} has",
-            member.profile, member.name
-        )
+    let all = ask(world, || world.hypervisor.templates())?;
+    let age = all.iter().filter(|t| Some(&t.image) == now).map(|t| t.made).min();
+    let older = |t: &&Template| Some(&t.image) != now && age.is_none_or(|age| t.made <= age);
+    let last =
+        now.map(|now| history::before(world.shelf, &member.name, now)).transpose()?.flatten();
+    let last = good.iter().filter(older).find(|t| Some(&t.image) == last.as_ref());
+    let found = last.or_else(|| good.iter().find(older)).map(|t| t.image.clone());
+    found.with_context(|| {
+        let (profile, name) = (&member.profile, &member.name);
+        format!("no good template of profile {profile} is older than what {name} has")
     })
 }
 

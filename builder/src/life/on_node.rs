@@ -3,6 +3,7 @@
 use node::config::Role;
 use node::values::Hostname;
 
+use super::failed::Failed;
 use super::journal::{Kind, Operation};
 use super::on_vm;
 use super::op::Op;
@@ -128,11 +129,29 @@ pub fn new_is_forgotten(op: &mut Op<'_>) -> Answer<Seen> {
 
 /// Whether the new node is what it should be.
 pub fn is_ready(op: &mut Op<'_>) -> Answer<Seen> {
-    let node = node(op)?;
-    if op.journal.kind == Kind::Sole && !op.journal.marks.answered {
+    if op.journal.kind == Kind::Sole {
+        return is_sole_ready(op);
+    }
+    judge(op, node(op)?)
+}
+
+/// Its own API is the only one: that it does not answer, while Proxmox does, tells against it. From
+/// its first answer on it may have taken writes.
+fn is_sole_ready(op: &mut Op<'_>) -> Answer<Seen> {
+    on_vm::watch_new(op)?;
+    let node = match node(op) {
+        Ok(node) => node,
+        Err(Failed::Later(why)) => return done_if(false, || format!("its API is away: {why}")),
+        Err(e) => return Err(e),
+    };
+    if !op.journal.marks.answered {
         op.journal.marks.answered = true;
         op.note_down()?;
     }
+    judge(op, node)
+}
+
+fn judge(op: &Op<'_>, node: Option<NodeState>) -> Answer<Seen> {
     let Some(node) = node else { return done_if(false, || "it has not registered".to_owned()) };
     if !is_new(op, &node) {
         return done_if(false, || "the Node is still that of before".to_owned());

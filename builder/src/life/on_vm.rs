@@ -51,6 +51,17 @@ fn new_place(op: &Op<'_>) -> Answer<Place> {
     op.journal.new.clone().ok_or_else(|| Failed::Never("the new VM has no number".to_owned()))
 }
 
+/// The new VM, which must be there. While a new sole server starts, Proxmox that does not answer is a
+/// gap in the watch: nobody could tell then whether the API does.
+pub(super) fn watch_new(op: &mut Op<'_>) -> Answer<Vm> {
+    let seen = need_new(op);
+    if seen.is_err() && op.journal.kind == Kind::Sole && !op.journal.marks.unwatched {
+        op.journal.marks.unwatched = true;
+        op.note_down()?;
+    }
+    seen
+}
+
 fn need_new(op: &Op<'_>) -> Answer<Vm> {
     let place = new_place(op)?;
     ours(op, &place)?.ok_or_else(|| Failed::Never(format!("the new {place} is gone")))
@@ -197,7 +208,7 @@ pub fn start(op: &mut Op<'_>) -> Answer<()> {
 
 /// Whether the guest has its secret: it took it, or uses it already.
 pub fn has_secret(op: &mut Op<'_>) -> Answer<Seen> {
-    if !need_new(op)?.running {
+    if !watch_new(op)?.running {
         return done_if(false, || "the new VM does not run".to_owned());
     }
     done_if(op.at.once, || "the guest takes no join secret".to_owned())

@@ -159,10 +159,10 @@ impl<'a> Op<'a> {
         self.enter(step)?;
         match (step.look)(self) {
             Ok(Seen::Done) => return self.leave(step),
-            Ok(Seen::Refused(why)) => return self.fail(step, why, true),
+            Ok(Seen::Refused(why)) => return self.fail(step, &why, true),
             Ok(Seen::Not(why)) => self.at.last = Some((why, true)),
             Err(Failed::Later(why)) => self.at.last = Some((why, false)),
-            Err(e) => return self.fail(step, e.text().to_owned(), false),
+            Err(e) => return self.fail(step, e.text(), false),
         }
         let age = self.age();
         if age >= step.limit && self.at.last_chance {
@@ -188,7 +188,7 @@ impl<'a> Op<'a> {
                 self.at.acted = false;
                 Ok(Tick::Wait(PAUSE))
             }
-            Err(e) => self.fail(step, e.text().to_owned(), false),
+            Err(e) => self.fail(step, e.text(), false),
         }
     }
 
@@ -197,7 +197,7 @@ impl<'a> Op<'a> {
         if let Some(said) = self.at.said.take() {
             why = format!("{why}; last answer: {said}");
         }
-        self.fail(step, format!("{why} (after {} min)", age.as_secs() / 60), seen)
+        self.fail(step, &format!("{why} (after {} min)", age.as_secs() / 60), seen)
     }
 
     /// How long this process is at the step.
@@ -260,8 +260,8 @@ impl<'a> Op<'a> {
         Ok(Tick::Stopped)
     }
 
-    /// `seen`: the world was seen to be wrong, rather than not to answer.
-    fn fail(&mut self, step: &'static Step, why: String, seen: bool) -> Result<Tick> {
+    /// `guilty`: the new node was seen to be wrong, rather than that somebody did not answer.
+    fn fail(&mut self, step: &'static Step, why: &str, guilty: bool) -> Result<Tick> {
         let cause = format!("{}: {why}", self.name(step));
         (self.world.say)(&format!("{}: {cause}", self.journal.member.name));
         self.at = Visit::default();
@@ -273,11 +273,8 @@ impl<'a> Op<'a> {
             Blame::Onward => self.ask(cause, None),
             // A sole server that never answers shows itself by just that.
             Blame::Image => {
-                // A sole server that never answers shows itself by just that. The image before is
-                // known to be good.
-                let alone = self.journal.kind == Kind::Sole;
-                self.journal.marks.suspect =
-                    (seen || alone) && self.journal.from != self.journal.to;
+                // The image before is known to be good.
+                self.journal.marks.suspect = guilty && self.journal.from != self.journal.to;
                 self.turn_back(cause)
             }
             Blame::World => self.turn_back(cause),

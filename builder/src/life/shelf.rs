@@ -1,8 +1,8 @@
 //! The state folder: journals, rollouts and bad images, one JSON file each, never half there.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use fs_err as fs;
@@ -133,20 +133,28 @@ impl Shelf for Folder {
 
 /// In memory, for simulations of thousands of operations.
 #[derive(Debug, Default)]
-pub struct Memory(RefCell<BTreeMap<(Drawer, String), Vec<u8>>>);
+pub struct Memory(Mutex<Files>);
+
+type Files = BTreeMap<(Drawer, String), Vec<u8>>;
+
+impl Memory {
+    fn files(&self) -> MutexGuard<'_, Files> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Shelf for Memory {
     fn put(&self, drawer: Drawer, name: &str, content: &[u8]) -> Result<()> {
-        self.0.borrow_mut().insert((drawer, name.to_owned()), content.to_owned());
+        self.files().insert((drawer, name.to_owned()), content.to_owned());
         Ok(())
     }
 
     fn get(&self, drawer: Drawer, name: &str) -> Result<Option<Vec<u8>>> {
-        Ok(self.0.borrow().get(&(drawer, name.to_owned())).cloned())
+        Ok(self.files().get(&(drawer, name.to_owned())).cloned())
     }
 
     fn names(&self, drawer: Drawer) -> Result<Vec<String>> {
-        let all = self.0.borrow();
+        let all = self.files();
         Ok(all.keys().filter(|(d, _)| *d == drawer).map(|(_, name)| name.clone()).collect())
     }
 }
