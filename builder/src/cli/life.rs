@@ -45,7 +45,7 @@ pub struct DrainArgs {
     #[arg(long)]
     pub keep_emptydir: bool,
     /// Evict also pods that no controller makes again, and delete what a
-    /// PodDisruptionBudget still holds after 15 minutes
+    /// disruption budget still holds after 15 minutes
     #[arg(long)]
     pub force: bool,
     /// Go on although volumes lie on the node's own disk: their data is lost

@@ -40,7 +40,9 @@ pub fn run(ctx: &Context, args: &FenceArgs) -> Result<ExitCode> {
     if ctx.json {
         println!("{}", serde_json::to_string_pretty(&json!({ "node": name, "freed": freed }))?);
     } else {
-        freed.iter().for_each(|pod| println!("{pod}"));
+        for pod in &freed {
+            println!("{pod}");
+        }
     }
     ctx.ui.line(format!(
         "{name}: {} pods freed, and nothing is placed there. It comes back by `builder node rebuild \

@@ -129,8 +129,8 @@ fn wrong(key: &str, rule: &str) -> Problems {
 /// The end of a text, on one line.
 fn last_words(said: &str) -> String {
     let line = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    let from =
-        (0..line.len().saturating_sub(LONGEST) + 1).rev().find(|at| line.is_char_boundary(*at));
+    let last = 0..=line.len().saturating_sub(LONGEST);
+    let from = last.rev().find(|at| line.is_char_boundary(*at));
     line[from.unwrap_or(0)..].to_owned()
 }
 

@@ -157,7 +157,7 @@ fn event(journal: &Journal) -> Event {
     let image =
         |id: &Option<ImageId>| id.as_ref().map_or("nothing".to_owned(), ToString::to_string);
     let mut text = format!("{} to {}, by {}", image(&line.from), image(&line.to), line.who);
-    for cause in line.cause.iter() {
+    if let Some(cause) = &line.cause {
         let _ = write!(text, ": {cause}");
     }
     Event {

@@ -24,10 +24,10 @@ use crate::secrets::Vault;
 pub fn run(ctx: &Context, args: &RolloutArgs) -> Result<ExitCode> {
     let mut site = Site::open(ctx, &args.cluster)?;
     site.kube()?;
-    for name in args.canary.iter() {
+    if let Some(name) = &args.canary {
         site.member(name)?;
     }
-    for name in args.profile.iter() {
+    if let Some(name) = &args.profile {
         site.project.profile(name.as_str())?;
     }
     site.pin(ctx)?;

@@ -65,16 +65,11 @@ fn look(ctx: &Context, project: &Project, kube: Option<&Kube>) -> Seen {
     });
     let mut notes = Vec::new();
     let inventory = vms.map_err(|why| notes.push(format!("Proxmox was not asked: {why:#}"))).ok();
-    let nodes = match nodes {
-        Some(nodes) => nodes.map_err(|why| notes.push(why.to_string())).ok(),
-        None => {
-            notes.push(format!(
-                "the cluster was not asked: no --kubeconfig, and {} is not set",
-                kubernetes::VARIABLE
-            ));
-            None
-        }
-    };
+    let nodes = nodes.unwrap_or_else(|| {
+        let why = "the cluster was not asked: no --kubeconfig, and";
+        Err(Failed::Never(format!("{why} {} is not set", kubernetes::VARIABLE)))
+    });
+    let nodes = nodes.map_err(|why| notes.push(why.to_string())).ok();
     let offline = inventory.iter().flat_map(|i| &i.offline);
     notes.extend(offline.map(|host| format!("the host {host} is offline")));
     Seen { inventory, nodes, notes, at: jiff::Timestamp::now().as_second() }

@@ -1,4 +1,4 @@
-//! Emptying a node by evictions, which respect PodDisruptionBudgets (traps R4).
+//! Emptying a node by evictions, which respect disruption budgets (traps R4).
 
 use std::fmt;
 
@@ -212,7 +212,7 @@ mod tests {
     const STRICT: Drain = Drain { empty_dirs: false, force: false };
     const LOOSE: Drain = Drain { empty_dirs: true, force: true };
 
-    fn pod(meta: &Value, rest: Value) -> Pod {
+    fn pod(meta: &Value, rest: &Value) -> Pod {
         let mut object = json!({"metadata": {"namespace": "apps", "name": "p", "uid": "u"}});
         for (key, value) in meta.as_object().unwrap() {
             object["metadata"][key] = value.clone();
@@ -232,25 +232,25 @@ mod tests {
     fn each_kind_of_pod_is_judged_by_the_policy() {
         let volume =
             json!({"spec": {"containers": [], "volumes": [{"name": "v", "emptyDir": {}}]}});
-        let none = || json!({});
+        let none = &json!({});
         let cases = [
-            ("a Deployment's", pod(&of("ReplicaSet"), none()), Judged::Evict, Judged::Evict),
-            ("a DaemonSet's", pod(&of("DaemonSet"), none()), Judged::Stay, Judged::Stay),
+            ("a Deployment's", pod(&of("ReplicaSet"), none), Judged::Evict, Judged::Evict),
+            ("a DaemonSet's", pod(&of("DaemonSet"), none), Judged::Stay, Judged::Stay),
             (
                 "the kubelet's own",
-                pod(&json!({"annotations": {MIRROR: "x"}}), none()),
+                pod(&json!({"annotations": {MIRROR: "x"}}), none),
                 Judged::Stay,
                 Judged::Stay,
             ),
             (
                 "finished",
-                pod(&none(), json!({"status": {"phase": "Succeeded"}})),
+                pod(none, &json!({"status": {"phase": "Succeeded"}})),
                 Judged::Stay,
                 Judged::Stay,
             ),
             (
                 "bare and ending",
-                pod(&json!({"deletionTimestamp": "2026-11-26T12:00:00Z"}), none()),
+                pod(&json!({"deletionTimestamp": "2026-11-26T12:00:00Z"}), none),
                 Judged::Evict,
                 Judged::Evict,
             ),
@@ -260,8 +260,8 @@ mod tests {
             assert_eq!(judge(&pod, LOOSE), loose, "{name}");
         }
         for (pod, words) in [
-            (pod(&none(), none()), "give --force"),
-            (pod(&of("StatefulSet"), volume), "leave out --keep-emptydir"),
+            (pod(none, none), "give --force"),
+            (pod(&of("StatefulSet"), &volume), "leave out --keep-emptydir"),
         ] {
             let Judged::Forbidden(why) = judge(&pod, STRICT) else { panic!("{words}") };
             assert!(why.contains(words), "{why}");

@@ -34,7 +34,7 @@ impl Kube {
     }
 
     /// Removes the objects of pods that a dead node holds, at once: nobody there could end them. Those
-    /// of DaemonSets stay, as do the finished ones. Says which were freed.
+    /// of every node's own stay, as do the finished ones. Says which were freed.
     ///
     /// # Errors
     /// The API does not answer or refuses.

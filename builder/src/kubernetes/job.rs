@@ -69,13 +69,11 @@ impl Kube {
 /// Whether it succeeded; `None`: it goes on.
 fn ended(status: &JobStatus) -> Option<bool> {
     let conditions = status.conditions.iter().flatten().filter(|c| c.status == "True");
-    conditions
-        .filter_map(|c| match c.type_.as_str() {
-            "Complete" => Some(true),
-            "Failed" => Some(false),
-            _ => None,
-        })
-        .next()
+    conditions.map(|c| c.type_.as_str()).find_map(|word| match word {
+        "Complete" => Some(true),
+        "Failed" => Some(false),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

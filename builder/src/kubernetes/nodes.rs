@@ -23,6 +23,7 @@ const VOTER: &str = "EtcdIsVoter";
 
 /// One Node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "Kubernetes' own, each a word of its own")]
 pub struct Node {
     /// Its name.
     pub name: String,

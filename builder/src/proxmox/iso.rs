@@ -102,8 +102,10 @@ fn both_long(n: u32) -> [u8; 8] {
 }
 
 fn both_short(n: u16) -> [u8; 4] {
-    let ([a, b], [c, d]) = (n.to_le_bytes(), n.to_be_bytes());
-    [a, b, c, d]
+    let mut bytes = [0; 4];
+    bytes[..2].copy_from_slice(&n.to_le_bytes());
+    bytes[2..].copy_from_slice(&n.to_be_bytes());
+    bytes
 }
 
 #[cfg(test)]

@@ -128,8 +128,7 @@ fn strangers(project: &Project, seen: &Seen) -> Vec<String> {
 fn row(project: &Project, seen: &Seen, spec: &NodeSpec) -> Row {
     let (name, vms) = (spec.name.as_str(), vms_of(project, seen, spec));
     let vm = vms.iter().find(|vm| vm.status == "running").or(vms.first()).copied();
-    let found = seen.nodes.as_ref().map(|nodes| nodes.get(name));
-    let node = found.flatten();
+    let node = seen.nodes.as_ref().and_then(|nodes| nodes.get(name));
     let made_of = vm.and_then(|vm| tags::image(&vm.tags()));
     let image = node.and_then(|n| n.image.clone()).or(made_of);
     let template = image.as_ref().map_or(String::new(), |image| place(project, seen, spec, image));
@@ -137,7 +136,7 @@ fn row(project: &Project, seen: &Seen, spec: &NodeSpec) -> Row {
         Role::Server => "server",
         Role::Agent => "agent",
     });
-    let (state, health) = health(seen, vm, found);
+    let (state, health) = health(seen, vm, node);
     Row {
         name: name.to_owned(),
         role: role.to_owned(),
@@ -195,8 +194,7 @@ fn place(project: &Project, seen: &Seen, spec: &NodeSpec, image: &ImageId) -> St
     }
 }
 
-/// `found`: `None` when the cluster was not asked.
-fn health(seen: &Seen, vm: Option<&VmEntry>, found: Option<Option<&Node>>) -> (State, String) {
+fn health(seen: &Seen, vm: Option<&VmEntry>, node: Option<&Node>) -> (State, String) {
     let bad = |text: &str| (State::Unhealthy, text.to_owned());
     let power = match (&seen.inventory, vm) {
         (None, _) => None,
@@ -204,14 +202,14 @@ fn health(seen: &Seen, vm: Option<&VmEntry>, found: Option<Option<&Node>>) -> (S
         (Some(_), Some(vm)) if vm.status == "stopped" => return bad("off"),
         (Some(_), Some(vm)) => Some(vm.status.as_str()),
     };
-    match (found, power) {
-        (Some(None), _) => bad("not in the cluster"),
-        (Some(Some(node)), _) if node.leaving => bad("its Node is being deleted"),
-        (Some(Some(node)), _) if !node.ready => bad(&format!("not Ready: {}", node.reason)),
-        (Some(Some(node)), _) if node.cordoned => (State::Healthy, "Ready, cordoned".to_owned()),
-        (Some(Some(_)), _) => (State::Healthy, "Ready".to_owned()),
+    match (node, power) {
+        (None, _) if seen.nodes.is_some() => bad("not in the cluster"),
         (None, Some(power)) => (State::Unknown, format!("{power}; the cluster was not asked")),
         (None, None) => (State::Unknown, "not known".to_owned()),
+        (Some(node), _) if node.leaving => bad("its Node is being deleted"),
+        (Some(node), _) if !node.ready => bad(&format!("not Ready: {}", node.reason)),
+        (Some(node), _) if node.cordoned => (State::Healthy, "Ready, cordoned".to_owned()),
+        (Some(_), _) => (State::Healthy, "Ready".to_owned()),
     }
 }
 

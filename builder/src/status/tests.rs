@@ -7,11 +7,17 @@ use serde_json::json;
 use std::path::Path;
 
 /// The sample project: a master and a worker.
+///
+/// # Panics
+/// It is broken.
 pub fn project() -> Project {
     Project::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/valid")).unwrap()
 }
 
 /// Image number `n` of a profile.
+///
+/// # Panics
+/// It is no profile's name.
 pub fn id(profile: &str, n: u32) -> ImageId {
     format!("{profile}-{n:012x}").parse().unwrap()
 }
@@ -99,6 +105,8 @@ fn the_newest_good_template_is_what_nodes_are_held_against() {
     assert!(of(&project, &Seen { inventory: Some(good), ..seen }).is_sound());
 }
 
+type Change = fn(&mut Seen);
+
 #[test]
 fn each_way_of_not_being_well_has_its_words() {
     let project = project();
@@ -108,7 +116,6 @@ fn each_way_of_not_being_well_has_its_words() {
         let row = of(&project, &seen).nodes.remove(1);
         (row.state, row.health)
     };
-    type Change = fn(&mut Seen);
     let cases: [(Change, State, &str); 8] = [
         (|s| s.inventory.as_mut().unwrap().vms.clear(), State::Unhealthy, "no VM"),
         (
