@@ -159,9 +159,17 @@ pub struct EnrollArgs {
     /// turned off and on for it
     #[arg(long)]
     pub drive: bool,
+    /// Write the secret into this file instead, readable by you alone, for
+    /// `firstboot join` on the node
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["watch", "drive"])]
+    pub file: Option<PathBuf>,
     /// The first server of a new cluster: it may start one, once
     #[arg(long)]
     pub bootstrap: bool,
+    /// One of several servers, all of which are lost: it brings the cluster back
+    /// from its newest snapshot, once
+    #[arg(long, conflicts_with = "bootstrap")]
+    pub restore: bool,
     /// The cluster
     #[command(flatten)]
     pub cluster: ClusterArgs,

@@ -29,7 +29,18 @@ pub fn run(ctx: &Context, args: &EnrollArgs) -> Result<ExitCode> {
     let member = site.member(&args.name)?;
     refuse_running(&site, &member)?;
     let vms = site.vms()?;
-    let entry = if args.bootstrap { Entry::Bootstrap } else { Entry::Join };
+    let entry = match (args.bootstrap, args.restore) {
+        (true, _) => Entry::Bootstrap,
+        (_, true) => Entry::Restore,
+        _ => Entry::Join,
+    };
+    if let Some(path) = &args.file {
+        node::files::write_atomic(path, &vms.payload(&member, entry)?, 0o600)?;
+        let (path, name) = (path.display(), &member.name);
+        ctx.ui
+            .line(format!("{path} holds the join secret of {name}: `firstboot join` on the node"));
+        return Ok(ExitCode::SUCCESS);
+    }
     let way = if args.drive { Way::Drive } else { Way::Agent };
     let limit = if args.watch { FOR_EVER } else { AGENT };
     let place = until(ctx, vms.client.clock(), limit, || {

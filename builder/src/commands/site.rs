@@ -2,6 +2,7 @@
 //! the checks before anything is changed.
 
 use anyhow::{Context as _, Result};
+use node::config::Role;
 use node::values::Hostname;
 
 use super::Context;
@@ -66,6 +67,7 @@ impl Site {
             escrow: Some(&self.escrow),
             kube: self.kube.as_ref(),
             ca,
+            servers: self.members().iter().filter(|m| m.role == Role::Server).count(),
         })
     }
 

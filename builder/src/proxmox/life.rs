@@ -38,6 +38,8 @@ pub struct Vms<'a> {
     pub kube: Option<&'a Kube>,
     /// Hash of the cluster's CA where it is known.
     pub ca: Option<Digest>,
+    /// How many servers the cluster's file has.
+    pub servers: usize,
 }
 
 impl From<Error> for Failed {

@@ -51,8 +51,11 @@ impl Vms<'_> {
         }
     }
 
-    /// The bytes for a node.
-    fn payload(&self, node: &Member, entry: Entry) -> Answer<Vec<u8>> {
+    /// The bytes that a node is given.
+    ///
+    /// # Errors
+    /// The secrets were not opened, or the cluster's API makes no token.
+    pub fn payload(&self, node: &Member, entry: Entry) -> Answer<Vec<u8>> {
         self.join(node, entry)?.encode().map_err(|e| never(&e.to_string()))
     }
 
@@ -68,9 +71,18 @@ impl Vms<'_> {
             Entry::Bootstrap if self.cluster.nfs.is_empty() => Bootstrap::Unrecorded,
             Entry::Bootstrap => Bootstrap::Once,
             // A sole server restores by itself: the permission is for one of several.
+            Entry::Restore if self.servers > 1 => Bootstrap::Restore,
             Entry::Join | Entry::Restore => Bootstrap::No,
         };
-        Ok(escrow.join(&node.name, node.role, token, bootstrap))
+        let mut join = escrow.join(&node.name, node.role, token, bootstrap);
+        if node.role == Role::Server && self.servers > 1 && entry == Entry::Join {
+            // Who joins asks the others to prove that they have the CA that its token names.
+            let hash = escrow.ca_hash.or(self.ca).ok_or_else(|| {
+                never("the cluster's CA is not known yet; name its credentials with --kubeconfig")
+            })?;
+            join.token = format!("K10{hash}::server:{}", join.token);
+        }
+        Ok(join)
     }
 
     /// Puts a drive with the secret into a VM. An IDE drive cannot be added to one that runs, so that

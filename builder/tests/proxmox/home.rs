@@ -133,6 +133,12 @@ impl Home {
         said
     }
 
+    /// The same with a variable.
+    pub fn done_with(&self, args: &[&str], name: &str, value: &str) {
+        let output = self.command(args).env(name, value).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// Pushes image number `n` of a profile; its id.
     pub fn push(&self, profile: &str, n: u32) -> String {
         let id = image(&self.root(), profile, n).to_string();

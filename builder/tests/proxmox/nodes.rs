@@ -81,6 +81,43 @@ fn a_drive_takes_the_secret_where_the_agent_cannot_and_is_removed() {
     assert_eq!(drive.as_deref(), Some("none,media=cdrom"));
 }
 
+#[test]
+fn a_file_takes_the_secret_for_a_node_that_only_ssh_reaches() {
+    let home = Home::new();
+    let file = home.root().join("../join");
+    let join = |args: &[&str]| {
+        let base = ["node", "enroll", args[0], "--file", file.to_str().unwrap()];
+        home.done(&[&base, &args[1..]].concat());
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &fs_err::metadata(&file).unwrap().permissions(),
+        );
+        assert_eq!(mode & 0o777, 0o600);
+        node::join::Join::decode(&fs_err::read(&file).unwrap()).unwrap()
+    };
+    let server = join(&["m1", "--bootstrap"]);
+    server.check_role(node::config::Role::Server).unwrap();
+    assert_eq!(server.bootstrap, node::join::Bootstrap::Once);
+    // A sole server restores without a permission.
+    assert_eq!(join(&["m1", "--restore"]).bootstrap, node::join::Bootstrap::No);
+    join(&["w1"]).check_role(node::config::Role::Agent).unwrap();
+
+    let node = |n: u8| {
+        format!(
+            "[[node]]\nname = \"m{n}\"\nprofile = \"master\"\naddress = \"127.0.3.3{n}\"\n\
+                 vmid = 21{n}\nhost = \"pve1\"\n\n"
+        )
+    };
+    home.edit("[[node]]\nname = \"w1\"", &format!("{}{}[[node]]\nname = \"w1\"", node(2), node(3)));
+    let refused = home.run(&["node", "enroll", "m2", "--file", file.to_str().unwrap()]);
+    assert!(refused.err.contains("the cluster's CA is not known yet"), "{}", refused.err);
+    let hash = "ab".repeat(32);
+    let editor = format!("sed -i '/^cluster_id/a ca_hash = \"{hash}\"'");
+    home.done_with(&["secrets", "edit"], "EDITOR", &editor);
+    let second = join(&["m2"]);
+    assert!(second.token.starts_with(&format!("K10{hash}::server:")));
+    assert_eq!(join(&["m2", "--restore"]).bootstrap, node::join::Bootstrap::Restore);
+}
+
 /// Everything a person can get wrong: the message, and nothing changed.
 #[test]
 fn what_cannot_be_enrolled_or_fenced_says_why_and_nothing_is_changed() {
