@@ -52,7 +52,9 @@ pub struct Made {
 #[derive(Debug, Default)]
 pub struct Tape {
     pub made: Vec<Made>,
-    pub fault: Option<(usize, Effect)>,
+    pub faults: Vec<(usize, Effect)>,
+    /// At this call the machine of this member loses its power.
+    pub death: Option<(usize, String)>,
     pub away_until: Duration,
 }
 
@@ -94,7 +96,10 @@ impl Model {
         let mut tape = self.tape.lock().unwrap();
         let number = tape.made.len();
         tape.made.push(made);
-        let effect = tape.fault.filter(|(at, _)| *at == number).map(|(_, effect)| effect);
+        let effect = tape.faults.iter().find(|(at, _)| *at == number).map(|(_, effect)| *effect);
+        if let Some((_, name)) = tape.death.take_if(|(at, _)| *at == number) {
+            self.state().dies(&name);
+        }
         if let Some(Effect::Away(minutes)) = effect {
             tape.away_until = now + Duration::from_mins(minutes);
         }
@@ -207,7 +212,11 @@ impl Hypervisor for Model {
     }
 
     fn clone_vm(&self, from: &Template, to: &Place, node: &Member) -> Answer<()> {
+        let bad = builder::life::history::bad(self, &from.image).unwrap();
         self.call("clone", true, COPY, |s| {
+            if bad.is_some() {
+                s.violate(format!("{} is placed again, which is quarantined", from.image));
+            }
             let name = node.name.to_string();
             if s.races > 0 {
                 s.races -= 1;

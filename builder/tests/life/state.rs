@@ -202,6 +202,15 @@ impl State {
         }
     }
 
+    /// By itself, and for good until somebody starts it.
+    pub fn dies(&mut self, name: &str) {
+        let up = self.machines.values().find(|m| m.name == name && m.up.is_some());
+        if let Some(vmid) = up.map(|m| m.place.vmid) {
+            self.allowed += 1;
+            self.power_off(vmid);
+        }
+    }
+
     fn live(&mut self, vmid: u32) {
         let m = &self.machines[&vmid];
         if !(m.joined || m.secret.is_some()) || !self.speaks(m) || self.member(&m.name).is_none() {
@@ -313,7 +322,7 @@ impl State {
         }
     }
 
-    fn violate(&mut self, text: String) {
+    pub fn violate(&mut self, text: String) {
         let at = self.now.as_secs();
         if !self.violations.iter().any(|v| v.ends_with(&text)) {
             self.violations.insert(format!("{at} s: {text}"));

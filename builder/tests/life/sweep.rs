@@ -14,7 +14,7 @@ use crate::setup::{cluster, request, verdict};
 
 /// What is wanted of the cluster.
 #[derive(Debug, Clone)]
-enum Wanted {
+pub enum Wanted {
     Node(Request),
     All(Wish),
 }
@@ -143,7 +143,7 @@ fn check_rollouts(model: &Model) -> Result<(), String> {
 }
 
 /// As a builder that is started: it goes on with what is there, or begins. Whether it ended as meant.
-fn run(model: &Model, wanted: &Wanted) -> Result<bool> {
+pub fn run(model: &Model, wanted: &Wanted) -> Result<bool> {
     let world = model.world();
     if let Some(rollout) = history::rollouts(model)?.into_iter().find(|r| r.outcome.is_none()) {
         let mut run = Run::new(world, rollout)?;
@@ -184,7 +184,7 @@ enum How {
 /// done, once more in a sound world.
 fn suffer(scenario: &Scenario, at: usize, effect: Effect) -> Result<How, String> {
     let model = scenario.model();
-    model.tape.lock().unwrap().fault = Some((at, effect));
+    model.tape.lock().unwrap().faults.push((at, effect));
     let mut how = How::AtOnce;
     for _ in 0..6 {
         let end = catch_unwind(AssertUnwindSafe(|| run(&model, &scenario.wanted)));
@@ -218,7 +218,7 @@ fn suffer(scenario: &Scenario, at: usize, effect: Effect) -> Result<How, String>
 }
 
 /// Faults that make sense at a call.
-fn effects(made: &Made) -> Vec<Effect> {
+pub fn effects(made: &Made) -> Vec<Effect> {
     let mut effects = vec![
         Effect::Lost,
         Effect::Refused,
