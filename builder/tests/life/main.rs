@@ -5,7 +5,9 @@
 #![allow(clippy::print_stdout, reason = "how many cases ran belongs into the test's output")]
 
 mod back;
+mod kubernetes;
 mod model;
+mod proxmox;
 mod rollouts;
 mod sample;
 mod setup;

@@ -95,10 +95,7 @@ fn builder(case: &Case, model: &Model, abort: bool) -> Option<anyhow::Result<Rol
     let end = catch_unwind(AssertUnwindSafe(|| {
         let world = model.world();
         let open = history::rollouts(model)?.pop();
-        let rollout = match open {
-            Some(open) => open,
-            None => plan(&world, &wish(case, model))?,
-        };
+        let rollout = open.map_or_else(|| plan(&world, &wish(case, model)), Ok)?;
         let mut run = Run::new(world, rollout)?;
         if abort {
             model.state().may_lose = true;
@@ -246,6 +243,6 @@ fn a_thousand_nodes_are_rolled_out_in_waves() {
     assert_eq!(run.rollout().outcome, Some(End::Done));
     assert!(model.state().violations.is_empty(), "{:?}", model.state().violations);
     let calls = model.tape.lock().unwrap().made.len();
-    let hours = (model.state().now - before).as_secs_f64() / 3600.0;
+    let hours = model.state().now.saturating_sub(before).as_secs_f64() / 3600.0;
     println!("{agents} nodes, ten at once: {calls} calls, {hours:.1} h of virtual time");
 }
