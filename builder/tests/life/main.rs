@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "how many cases ran belongs into the test's output")]
 
 mod back;
+mod disk;
 mod kubernetes;
 mod model;
 mod proxmox;
