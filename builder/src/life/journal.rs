@@ -132,6 +132,7 @@ pub struct Trace {
 
 /// What was seen before the node went, to tell the new one from it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that was seen")]
 pub struct Marks {
     /// The Node's uid.
     pub uid: Option<String>,

@@ -14,6 +14,7 @@ pub mod failed;
 pub mod history;
 mod journal;
 mod on_node;
+mod on_old;
 mod on_vm;
 mod op;
 mod rollout;

@@ -168,6 +168,7 @@ fn is_new(op: &Op<'_>, node: &NodeState) -> bool {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the last expression of a look")]
 fn is_in_service(
     node: &NodeState,
     image: Option<&node::image_id::ImageId>,

@@ -270,7 +270,7 @@ impl<'a> Op<'a> {
                 self.journal.cause = Some(cause);
                 self.finish(Outcome::Refused)
             }
-            Blame::Onward => self.ask(cause, None),
+            Blame::Onward => self.ask(&cause, None),
             // A sole server that never answers shows itself by just that.
             Blame::Image => {
                 // The image before is known to be good.
@@ -283,7 +283,7 @@ impl<'a> Op<'a> {
 
     fn turn_back(&mut self, cause: String) -> Result<Tick> {
         match loss(&self.journal) {
-            Some(loss) => self.ask(cause, Some(loss)),
+            Some(loss) => self.ask(&cause, Some(&loss)),
             None => self.go_back(cause).map(|()| Tick::Again),
         }
     }
@@ -295,10 +295,10 @@ impl<'a> Op<'a> {
         self.save()
     }
 
-    fn ask(&mut self, cause: String, loss: Option<String>) -> Result<Tick> {
+    fn ask(&mut self, cause: &str, loss: Option<&str>) -> Result<Tick> {
         let on = "when the cause is gone, go on with --resume";
         let asks = loss.map_or_else(|| on.to_owned(), |loss| format!("{on}; {loss}"));
-        self.journal.cause.get_or_insert_with(|| cause.clone());
+        self.journal.cause.get_or_insert_with(|| cause.to_owned());
         self.journal.asks = Some(format!("{cause}; {asks}"));
         self.save()?;
         Ok(Tick::Stopped)

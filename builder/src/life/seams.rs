@@ -57,6 +57,7 @@ impl std::fmt::Display for Place {
 
 /// A VM of this cluster that is no template, by its own configuration and not by the cluster's late list.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that Proxmox says")]
 pub struct Vm {
     /// Where it is.
     pub place: Place,
@@ -244,8 +245,8 @@ pub trait Cluster {
     /// Makes a Node take no new pods, or take them again. No Node: nothing to do.
     fn cordon(&self, name: &Hostname, on: bool) -> Answer<()>;
     /// One pass: asks for the eviction of every pod that has to go and was not asked yet. Returns
-    /// what is still there, each `namespace/name: why`; empty when drained. DaemonSets' and mirror
-    /// pods stay and do not count. `last`: the deadline is over, and [`Drain::force`] deletes.
+    /// what is still there, each `namespace/name: why`; empty when drained. Pods of a `DaemonSet` and
+    /// mirror pods stay and do not count. `last`: the deadline is over, and [`Drain::force`] deletes.
     fn drain(&self, name: &Hostname, how: Drain, last: bool) -> Answer<Vec<String>>;
     /// Deletes the Node, and explicitly its node-password Secret once the Node is gone. Does not
     /// wait.

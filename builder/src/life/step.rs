@@ -46,16 +46,19 @@ pub struct Step {
 }
 
 /// Nothing to do but wait: others bring about what the look wants to see.
+#[expect(clippy::unnecessary_wraps, reason = "it stands where others fail")]
 pub fn wait(_: &mut Op<'_>) -> Answer<()> {
     Ok(())
 }
 
 /// `Done`, or the reason why not.
+#[expect(clippy::unnecessary_wraps, reason = "the last expression of a look")]
 pub fn done_if(done: bool, why: impl FnOnce() -> String) -> Answer<Seen> {
     Ok(if done { Seen::Done } else { Seen::Not(why()) })
 }
 
 /// `Done`, or refused for that reason.
+#[expect(clippy::unnecessary_wraps, reason = "the last expression of a look")]
 pub fn refused_unless(right: bool, why: impl FnOnce() -> String) -> Answer<Seen> {
     Ok(if right { Seen::Done } else { Seen::Refused(why()) })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::journal::{Direction, Kind, Operation};
 use super::step::{Blame, Step, wait};
-use super::{checks, on_node, on_vm};
+use super::{checks, on_node, on_old, on_vm};
 
 /// A read of Proxmox and Kubernetes, through whatever they suffer at the moment.
 const ASK: Duration = Duration::from_mins(5);
@@ -58,8 +58,8 @@ const SOLE_SNAPSHOT: Step =
     row("snapshot", SNAPSHOT, Blame::World, on_node::has_snapshot, on_node::ask_snapshot);
 /// A drain takes long: another node may have died meanwhile.
 const STILL_ROOM: Step = row("still-room", ASK, Blame::World, checks::room, wait);
-const OFF: Step = row("off", CHANGE, Blame::World, on_vm::old_is_off, on_vm::turn_old_off);
-const ASIDE: Step = row("aside", CHANGE, Blame::World, on_vm::old_is_aside, on_vm::put_old_aside);
+const OFF: Step = row("off", CHANGE, Blame::World, on_old::old_is_off, on_old::turn_old_off);
+const ASIDE: Step = row("aside", CHANGE, Blame::World, on_old::old_is_aside, on_old::put_old_aside);
 const FORGET_: Step = row("forget", FORGET, Blame::World, on_node::is_forgotten, on_node::forget);
 
 // The new one comes.
@@ -77,7 +77,7 @@ const UNCORDON: Step =
 const ADOPT: Step = row("adopt", CHANGE, Blame::Onward, on_vm::is_adopted, on_vm::adopt);
 const SWEEP: Step = row("sweep", CHANGE, Blame::Onward, on_vm::is_swept, on_vm::sweep);
 const OLD_GONE: Step =
-    row("old-gone", CHANGE, Blame::Onward, on_vm::old_is_gone, on_vm::destroy_old);
+    row("old-gone", CHANGE, Blame::Onward, on_old::old_is_gone, on_old::destroy_old);
 
 // Back to the old one. Each is done at once where the way forward did not come so far.
 const NEW_OFF: Step = row("new-off", CHANGE, Blame::Onward, on_vm::new_is_off, on_vm::turn_new_off);
@@ -85,14 +85,15 @@ const QUARANTINE: Step =
     row("quarantine", ASK, Blame::Onward, checks::is_quarantined, checks::quarantine);
 /// A clean end that was asked for may come at any moment: only an old VM that is off is sure to stay.
 const OLD_OFF: Step =
-    row("old-off", CHANGE, Blame::Onward, on_vm::old_is_off_again, on_vm::turn_old_off);
+    row("old-off", CHANGE, Blame::Onward, on_old::old_is_off_again, on_old::turn_old_off);
 const UNDO: Step =
     row("forget-new", FORGET, Blame::Onward, on_node::new_is_forgotten, on_node::forget);
 const OLD_BACK: Step =
-    row("old-back", CHANGE, Blame::Onward, on_vm::old_is_back, on_vm::put_old_back);
-const OLD_START: Step = row("old-start", CHANGE, Blame::Onward, on_vm::old_runs, on_vm::start_old);
+    row("old-back", CHANGE, Blame::Onward, on_old::old_is_back, on_old::put_old_back);
+const OLD_START: Step =
+    row("old-start", CHANGE, Blame::Onward, on_old::old_runs, on_old::start_old);
 const OLD_READY: Step =
-    row("old-ready", READY, Blame::Onward, on_node::old_is_ready, on_vm::keep_old_going);
+    row("old-ready", READY, Blame::Onward, on_node::old_is_ready, on_old::keep_old_going);
 const AS_BEFORE: Step =
     row("schedulable", CHANGE, Blame::Onward, on_node::takes_pods, on_node::let_pods_in);
 const NEW_GONE: Step = row("new-gone", COPY, Blame::Onward, on_vm::new_is_gone, on_vm::destroy_new);

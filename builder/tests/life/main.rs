@@ -4,9 +4,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken preparation ends the test")]
 #![allow(clippy::print_stdout, reason = "how many cases ran belongs into the test's output")]
 
+mod back;
+mod disk;
+mod kubernetes;
 mod model;
+mod proxmox;
+mod rollouts;
 mod sample;
 mod setup;
 mod single;
 mod state;
+mod surroundings;
 mod sweep;

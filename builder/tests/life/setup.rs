@@ -7,7 +7,8 @@ use builder::life::{Kind, Member, Operation, Options, Place, Request, Template};
 use node::config::Role;
 use node::image_id::ImageId;
 
-use crate::model::{Model, machine};
+use crate::model::Model;
+use crate::proxmox::machine;
 use crate::state::{Db, State, Traits};
 
 /// Image number `n` of a profile.

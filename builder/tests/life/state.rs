@@ -12,12 +12,13 @@ pub const COPY: Duration = Duration::from_secs(90);
 const AGENT_UP: Duration = Duration::from_secs(20);
 const K3S_UP: Duration = Duration::from_secs(40);
 const VOTES: Duration = Duration::from_secs(70);
-const STALE: Duration = Duration::from_secs(40);
+const STALE: i64 = 40;
 const MEMBER_GOES: Duration = Duration::from_secs(15);
 const SECRET_GOES: Duration = Duration::from_secs(20);
 
 /// How an image behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that can be wrong")]
 pub struct Traits {
     pub boots: bool,
     pub k3s: bool,
@@ -42,6 +43,7 @@ pub struct Db {
 }
 
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that Proxmox knows")]
 pub struct Machine {
     pub place: Place,
     pub name: String,
@@ -60,6 +62,7 @@ pub struct Machine {
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that can be wrong")]
 pub struct State {
     pub now: Duration,
     pub members: Vec<Member>,
@@ -202,6 +205,15 @@ impl State {
         }
     }
 
+    /// By itself, and for good until somebody starts it.
+    pub fn dies(&mut self, name: &str) {
+        let up = self.machines.values().find(|m| m.name == name && m.up.is_some());
+        if let Some(vmid) = up.map(|m| m.place.vmid) {
+            self.allowed += 1;
+            self.power_off(vmid);
+        }
+    }
+
     fn live(&mut self, vmid: u32) {
         let m = &self.machines[&vmid];
         if !(m.joined || m.secret.is_some()) || !self.speaks(m) || self.member(&m.name).is_none() {
@@ -211,7 +223,7 @@ impl State {
         if self.kind(&m.name) == Kind::Sole && self.db.is_none() {
             let own = self.disks.remove(&m.disk);
             if own.as_ref().is_some_and(|db| db.last < self.writes) && !self.may_lose {
-                self.violate("writes are lost that a new server had taken".to_owned());
+                self.violate("writes are lost that a new server had taken");
             }
             let db = match (own, m.secret) {
                 (Some(own), _) => Some(own),
@@ -275,8 +287,7 @@ impl State {
         let db = self.db.as_mut().unwrap();
         db.last = self.writes;
         for node in db.nodes.values_mut() {
-            let stale = node.lease.is_none_or(|at| wall.duration_since(at).as_secs() > 40);
-            debug_assert_eq!(STALE.as_secs(), 40);
+            let stale = node.lease.is_none_or(|at| wall.duration_since(at).as_secs() > STALE);
             node.ready &= !stale;
         }
         let due: Vec<_> = db
@@ -313,9 +324,9 @@ impl State {
         }
     }
 
-    fn violate(&mut self, text: String) {
+    pub fn violate(&mut self, text: &str) {
         let at = self.now.as_secs();
-        if !self.violations.iter().any(|v| v.ends_with(&text)) {
+        if !self.violations.iter().any(|v| v.ends_with(text)) {
             self.violations.insert(format!("{at} s: {text}"));
         }
     }
@@ -326,19 +337,19 @@ impl State {
         let heard_twice = self.machines.values().filter(|m| m.up.is_some() && m.link);
         let heard_twice = heard_twice.filter(|m| !heard.insert(&m.name)).map(|m| m.name.clone());
         for name in heard_twice.collect::<Vec<_>>() {
-            self.violate(format!("two VMs speak for {name}"));
+            self.violate(&format!("two VMs speak for {name}"));
         }
         let out: Vec<_> = self.expected.iter().filter(|name| !self.serves(name)).cloned().collect();
         let sole_away = self.is_sole() && !self.api();
         // Without an API nobody can tell, and workloads run on.
         if out.len() > self.allowed && !sole_away {
-            self.violate(format!("out of service: {}", out.join(", ")));
+            self.violate(&format!("out of service: {}", out.join(", ")));
         }
         if let Some(db) = self.db.as_ref().filter(|_| !self.is_sole()) {
             let (votes, members) = (self.votes(db), db.members.len());
             // A member that has joined but boots again after its return does not vote yet.
             if votes <= members / 2 {
-                self.violate(format!("{votes} of {members} vote: no quorum"));
+                self.violate(&format!("{votes} of {members} vote: no quorum"));
             }
         }
     }
