@@ -48,7 +48,7 @@ impl Kube {
     /// # Errors
     /// The file is missing or no kubeconfig.
     pub fn connect(path: &Path) -> Result<Self> {
-        Ok(Self { api: Kubernetes::connect(path)?, path: path.to_owned() })
+        Ok(Self { api: Kubernetes::connect_once(path)?, path: path.to_owned() })
     }
 
     /// SHA-256 of the CA that the credentials trust, as it stands in K3s' tokens; `None` when the
