@@ -24,6 +24,8 @@ const TTL: Duration = Duration::from_hours(1);
 const PREFIX: &str = "firstboot_";
 /// Letters that no other drive of the same node has.
 const UNIQUE: usize = 12;
+/// How Proxmox begins what the guest's agent says.
+const GUEST: &str = "Agent error";
 /// Memory that looks like a folder: what lies there never reaches a disk.
 const MEMORY: &str = "/dev/shm";
 
@@ -45,7 +47,12 @@ impl Vms<'_> {
                 let payload = self.payload(node, entry)?;
                 let text = String::from_utf8(payload).map_err(|_| never("it is no text"))?;
                 let file = format!("/{FOLDER}/{FILE}");
-                Ok(self.client.agent_write(vm.host.as_str(), vm.vmid, &file, &text)?)
+                let written = self.client.agent_write(vm.host.as_str(), vm.vmid, &file, &text);
+                written.map_err(|error| match &error.text {
+                    // The guest's own words: early in its boot the folder is not there yet.
+                    text if text.contains(GUEST) => Failed::Later(error.to_string()),
+                    _ => error.into(),
+                })
             }
             Way::Drive => self.attach(vm, node, entry),
         }
