@@ -101,24 +101,24 @@ impl Kube {
     pub fn set_cordoned(&self, name: &str, cordoned: bool) -> Answer<()> {
         // In a merge patch `null` takes the key away, as kubectl does.
         let value = cordoned.then_some(true);
-        self.patch(name, &json!({"spec": {"unschedulable": value}}))
+        self.patch(name, &json!({"spec": {"unschedulable": value}})).map(drop)
     }
 
-    /// Sets an annotation of a Node.
+    /// Sets an annotation of a Node; `false`: there is none of this name.
     ///
     /// # Errors
     /// The API does not answer or refuses.
-    pub(super) fn annotate(&self, name: &str, key: &str, value: &str) -> Answer<()> {
+    pub(super) fn annotate(&self, name: &str, key: &str, value: &str) -> Answer<bool> {
         self.patch(name, &json!({"metadata": {"annotations": {key: value}}}))
     }
 
-    fn patch(&self, name: &str, patch: &serde_json::Value) -> Answer<()> {
+    fn patch(&self, name: &str, patch: &serde_json::Value) -> Answer<bool> {
         use kube::api::{Patch, PatchParams};
         let nodes = self.all::<Object>();
         let (params, merge) = (PatchParams::default(), Patch::Merge(patch));
         match self.api.wait(nodes.patch(name, &params, &merge)) {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            other => other.map(drop).map_err(|e| super::told(&e)),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+            other => other.map(|_| true).map_err(|e| super::told(&e)),
         }
     }
 }

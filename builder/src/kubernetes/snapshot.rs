@@ -13,7 +13,8 @@ impl Kube {
     /// # Errors
     /// The API does not answer or refuses, or there is no such Node.
     pub fn request_snapshot(&self, server: &str, nonce: &str) -> Answer<()> {
-        self.annotate(server, SNAPSHOT_REQUEST, nonce)
+        let there = self.annotate(server, SNAPSHOT_REQUEST, nonce)?;
+        if there { Ok(()) } else { Err(missing(server)) }
     }
 
     /// The answer to a request; `None`: there is none yet.
@@ -22,9 +23,13 @@ impl Kube {
     /// The API does not answer, or the answer is damaged.
     pub fn snapshot_answer(&self, server: &str, nonce: &str) -> Answer<Option<Snapshot>> {
         let node = self.node(server)?;
-        let node = node.ok_or_else(|| Failed::Never(format!("there is no Node {server}")))?;
+        let node = node.ok_or_else(|| missing(server))?;
         parse(&node.snapshot_done, nonce)
     }
+}
+
+fn missing(server: &str) -> Failed {
+    Failed::Never(format!("there is no Node {server}"))
 }
 
 /// `REQUEST FILE SHA256`.

@@ -6,6 +6,7 @@
 mod api;
 mod faults;
 mod home;
+mod k3s;
 mod life;
 mod nodes;
 mod program;
