@@ -207,7 +207,15 @@ fn a_node_goes_with_its_password_and_comes_anew(cluster: &mut Cluster, kube: &Ku
     std::fs::remove_dir_all(cluster.place().join(SECOND)).unwrap();
     cluster.add_node(SECOND).unwrap();
     let after = kube.node(SECOND).unwrap().unwrap();
-    assert!(after.ready && after.uid != before.uid && after.renewed > 0, "{after:?}");
+    assert!(after.ready && after.uid != before.uid, "{after:?}");
+    // The lease is another object, which comes a moment later.
+    cluster
+        .until("a lease", SOON, |_| {
+            let node = kube.node(SECOND)?.unwrap_or_default();
+            ensure!(node.renewed > 0, "{node:?}");
+            Ok(())
+        })
+        .unwrap();
 }
 
 fn a_dead_nodes_pods_are_freed(cluster: &mut Cluster, kube: &Kube) {

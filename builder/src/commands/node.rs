@@ -91,8 +91,9 @@ fn operate(ctx: &Context, asked: &Asked<'_>) -> Result<ExitCode> {
     site.pin(ctx)?;
     let shelf = Folder::own(&super::history::folder(&site.project)?)?;
     let begun = asked.again.resume || asked.again.abort;
-    // One that was begun went through it, and what is half done must not stay so.
-    if !begun && !site.is_ready(ctx, std::slice::from_ref(&member)) {
+    // One that was begun went through it, and what is half done must not stay so; beside another one
+    // nothing is begun.
+    if !begun && !is_busy(&shelf)? && !site.is_ready(ctx, std::slice::from_ref(&member)) {
         return Ok(ExitCode::FAILURE);
     }
     with_world(ctx, &site, &shelf, asked.cluster, |world| {
@@ -107,6 +108,15 @@ fn operate(ctx: &Context, asked: &Asked<'_>) -> Result<ExitCode> {
         op.run()?;
         told(ctx, op.journal())
     })
+}
+
+/// Whether something was cut off, or waits: half-made VMs are no fault then.
+///
+/// # Errors
+/// A journal cannot be read.
+pub fn is_busy(shelf: &Folder) -> Result<bool> {
+    let rollout = history::rollouts(shelf)?.iter().any(|r| r.outcome.is_none());
+    Ok(rollout || !history::unfinished(shelf)?.is_empty())
 }
 
 fn request(asked: &Asked<'_>) -> Request {

@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 
 use super::Context;
-use super::node::{options, who, with_world};
+use super::node::{is_busy, options, who, with_world};
 use super::site::Site;
 use crate::cli::RolloutArgs;
 use crate::life::{End, Folder, Member, Rollout, Run, State, Window, Wish, World, history, plan};
@@ -34,7 +34,7 @@ pub fn run(ctx: &Context, args: &RolloutArgs) -> Result<ExitCode> {
     let shelf = Folder::own(&super::history::folder(&site.project)?)?;
     let begun = args.again.resume || args.again.abort;
     let members: Vec<Member> = site.members();
-    if !begun && !site.is_ready(ctx, &members) {
+    if !begun && !is_busy(&shelf)? && !site.is_ready(ctx, &members) {
         return Ok(ExitCode::FAILURE);
     }
     with_world(ctx, &site, &shelf, &args.cluster, |world| {
