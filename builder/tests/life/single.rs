@@ -180,3 +180,17 @@ fn a_majority_of_the_servers_stays_whatever_is_allowed() {
     assert_eq!(journal.outcome, Some(Outcome::Done), "{journal:#?}");
     verdict(&model, &images("master-1", 2), None).unwrap();
 }
+
+/// What a snapshot brings back says Ready, and carries the image that is wanted: it is of before all the same.
+#[test]
+fn a_restored_node_is_not_taken_for_the_new_one() {
+    let model = Model::new(cluster(1, 1));
+    let mut wanted = request(Operation::Rebuild, "master-0");
+    wanted.to = Some(image("master", 1));
+    let journal = run(&model, &wanted);
+    assert_eq!(journal.outcome, Some(Outcome::Done), "{journal:#?}");
+    let state = model.state();
+    let own = &state.machines[&journal.new.unwrap().vmid];
+    let boot = state.db.as_ref().unwrap().nodes["master-0"].boot_id.clone();
+    assert_eq!(boot, format!("boot-{}-1", own.disk));
+}
