@@ -157,3 +157,38 @@ fn a_copy_that_is_not_seen_yet_is_not_forgotten() {
         assert_eq!(aborted(site, at, Effect::KilledWithin), Ok(true), "{}", site.2);
     }
 }
+
+/// A server that came up, took writes and died while no builder watched: it cannot be told from one that
+/// never came up, so the operator is asked.
+#[test]
+fn what_nobody_watched_is_not_taken_for_nothing() {
+    let site = (1, 1, "master-0");
+    let sound = model(site, GOOD);
+    survive(&sound, site.2).unwrap();
+    let made = sound.tape.lock().unwrap().made.clone();
+    let given = made.iter().position(|made| made.name == "deliver").unwrap();
+    let away = Effect::Away(10);
+    for (effect, at) in [(Effect::KilledAfter, given), (away, given + 2)] {
+        let model = model(site, GOOD);
+        model.tape.lock().unwrap().faults.push((at, effect));
+        let world = model.world();
+        let killed = effect != away && survive(&model, site.2).is_none();
+        let journal = if killed {
+            model.state().advance(Duration::from_mins(10));
+            history::unfinished(&model).unwrap().remove(0)
+        } else {
+            begin(&world, &request(Operation::Rebuild, site.2)).unwrap()
+        };
+        let mut op = Op::new(world, journal);
+        while !killed && model.tape.lock().unwrap().made.len() < at + 40 {
+            if let builder::life::Tick::Wait(time) = op.tick().unwrap() {
+                model.state().advance(time);
+            }
+        }
+        second_is(&mut model.state(), Traits { k3s: false, ..GOOD });
+        op.run().unwrap();
+        let asks = op.journal().asks.clone();
+        assert!(asks.is_some_and(|asks| asks.contains("was not watched")), "{:#?}", op.journal());
+        assert!(model.state().violations.is_empty());
+    }
+}
