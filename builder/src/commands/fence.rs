@@ -35,7 +35,7 @@ pub fn run(ctx: &Context, args: &FenceArgs) -> Result<ExitCode> {
         power_off(ctx, &site.vms()?, name)?;
     }
     kube.set_cordoned(name, true)?;
-    kube.set_out_of_service(name, true)?;
+    kube.set_out_of_service(name)?;
     let freed = kube.free_pods(name)?;
     if ctx.json {
         println!("{}", serde_json::to_string_pretty(&json!({ "node": name, "freed": freed }))?);

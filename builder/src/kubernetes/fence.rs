@@ -3,7 +3,7 @@
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::drain::{PodId, id_of, moves};
 use super::{Kube, told};
@@ -11,25 +11,28 @@ use crate::life::{Answer, Failed};
 
 /// Kubernetes' own word for it: volumes are detached without asking the kubelet.
 const TAINT: &str = "node.kubernetes.io/out-of-service";
+/// Changes of others that are made way for.
+const ATTEMPTS: u32 = 10;
 
 impl Kube {
-    /// Marks a Node as out of service, so that nothing is placed on it and its volumes are let go;
-    /// or takes the mark away. One that is gone is left alone.
+    /// Marks a Node as out of service, so that nothing is placed on it and its volumes are let go. One
+    /// that is gone is left alone. The mark goes with the Node.
     ///
     /// # Errors
-    /// The API does not answer or refuses.
-    pub fn set_out_of_service(&self, node: &str, out: bool) -> Answer<()> {
-        // Strategic: the other taints of the list stay.
-        let taint = if out {
-            json!({"key": TAINT, "value": "nodeshutdown", "effect": "NoExecute"})
-        } else {
-            json!({"key": TAINT, "$patch": "delete"})
-        };
-        let patch = json!({"spec": {"taints": [taint]}});
-        let (nodes, params) = (self.all::<Node>(), PatchParams::default());
-        match self.api.wait(nodes.patch(node, &params, &Patch::Strategic(&patch))) {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            other => other.map(drop).map_err(|e| told(&e)),
+    /// The API does not answer or refuses, or others change the Node all the time.
+    pub fn set_out_of_service(&self, node: &str) -> Answer<()> {
+        let mut attempts = ATTEMPTS;
+        loop {
+            let Some(found) = self.wait(self.all::<Node>().get_opt(node))? else { return Ok(()) };
+            let Some(patch) = with_taint(&found) else { return Ok(()) };
+            let (nodes, params) = (self.all::<Node>(), PatchParams::default());
+            attempts -= 1;
+            match self.api.wait(nodes.patch(node, &params, &Patch::Merge(&patch))) {
+                // Somebody else's change came between; the controllers have taints of their own.
+                Err(kube::Error::Api(status)) if status.code == 409 && attempts > 0 => {}
+                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+                other => return other.map(drop).map_err(|e| told(&e)),
+            }
         }
     }
 
@@ -65,5 +68,42 @@ impl Kube {
                 passing => Err(passing),
             },
         }
+    }
+}
+
+/// The patch that adds the taint; `None`: it is there. The list is one value for the API, so it is
+/// replaced only as long as nobody else has changed the Node.
+fn with_taint(node: &Node) -> Option<Value> {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
+    if taints.iter().any(|taint| taint.key == TAINT) {
+        return None;
+    }
+    let own = json!({"key": TAINT, "value": "nodeshutdown", "effect": "NoExecute"});
+    let all: Vec<_> = taints.iter().map(|taint| json!(taint)).chain([own]).collect();
+    Some(json!({
+        "metadata": {"resourceVersion": node.metadata.resource_version},
+        "spec": {"taints": all},
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_comes_beside_the_others_and_once() {
+        let other = json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"});
+        let node = |taints: Value| -> Node {
+            serde_json::from_value(
+                json!({"metadata": {"resourceVersion": "7"}, "spec": {"taints": taints}}),
+            )
+            .unwrap()
+        };
+        let patch = with_taint(&node(json!([other]))).unwrap();
+        assert_eq!(patch["metadata"]["resourceVersion"], "7");
+        assert_eq!(patch["spec"]["taints"][0], other);
+        assert_eq!(patch["spec"]["taints"][1]["key"], TAINT);
+        assert_eq!(with_taint(&node(patch["spec"]["taints"].clone())), None);
+        assert!(with_taint(&node(Value::Null)).is_some());
     }
 }

@@ -1,8 +1,6 @@
 //! What was done to the nodes, and which images proved bad: the records behind `builder history` and
 //! behind every later choice of an image.
 
-use std::collections::BTreeSet;
-
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use node::image_id::ImageId;
@@ -35,24 +33,6 @@ pub fn rollouts(shelf: &dyn Shelf) -> Result<Vec<Rollout>> {
 /// As [`operations`].
 pub fn unfinished(shelf: &dyn Shelf) -> Result<Vec<Journal>> {
     Ok(operations(shelf)?.into_iter().filter(|journal| !journal.is_ended()).collect())
-}
-
-/// Images that something under way may still need, to go on or to go back: no template of them may be
-/// removed.
-///
-/// # Errors
-/// As [`operations`].
-pub fn needed(shelf: &dyn Shelf) -> Result<BTreeSet<ImageId>> {
-    let mut images = BTreeSet::new();
-    for journal in unfinished(shelf)? {
-        images.extend(journal.from.into_iter().chain(journal.to));
-    }
-    for rollout in rollouts(shelf)?.into_iter().filter(|rollout| rollout.outcome.is_none()) {
-        for row in rollout.rows {
-            images.extend(row.from.into_iter().chain([row.to]));
-        }
-    }
-    Ok(images)
 }
 
 /// The image that a node had before the one it has now, by the last operation that changed it.

@@ -102,9 +102,9 @@ fn the_old_node_comes_back_whatever_happens_on_the_way() {
 }
 
 /// Killed after a call, then aborted: the node is as before, or it is proven and goes on.
-fn aborted(site: Site, at: usize) -> Result<bool, String> {
+fn aborted(site: Site, at: usize, effect: Effect) -> Result<bool, String> {
     let model = model(site, GOOD);
-    model.tape.lock().unwrap().faults.push((at, Effect::KilledAfter));
+    model.tape.lock().unwrap().faults.push((at, effect));
     if survive(&model, site.2).is_some() {
         return Err("it was not killed".to_owned());
     }
@@ -128,17 +128,67 @@ fn an_operator_may_abort_after_any_call() {
         let sound = model(site, GOOD);
         survive(&sound, site.2).unwrap();
         let made = sound.tape.lock().unwrap().made.clone();
-        let cases: Vec<_> = (0..made.len()).filter(|n| made[*n].changes).collect();
+        let changes = (0..made.len()).filter(|n| made[*n].changes);
+        let mut cases: Vec<_> = changes.map(|n| (n, Effect::KilledAfter)).collect();
+        let slow = (0..made.len()).filter(|n| made[*n].slow);
+        cases.extend(slow.map(|n| (n, Effect::KilledWithin)));
         all += cases.len();
         for n in sample::chosen(&format!("abort of {}", site.2), cases.len(), 12) {
             ran += 1;
-            match aborted(site, cases[n]) {
+            let (at, effect) = cases[n];
+            match aborted(site, at, effect) {
                 Ok(went) => back += usize::from(went),
-                Err(e) => failures.push(format!("{}, call {}: {e}", site.2, cases[n])),
+                Err(e) => failures.push(format!("{}, call {at}, {effect:?}: {e}", site.2)),
             }
         }
     }
     println!("{ran} of {all} kills with an abort, of which {back} went back");
     let first: Vec<_> = failures.iter().take(8).cloned().collect();
     assert!(failures.is_empty(), "{} fail:\n{}", failures.len(), first.join("\n"));
+}
+
+/// A copy that is under way is in no pool, and its VM is not seen: it is waited for, and then removed.
+#[test]
+fn a_copy_that_is_not_seen_yet_is_not_forgotten() {
+    for site in SITES {
+        let sound = model(site, GOOD);
+        survive(&sound, site.2).unwrap();
+        let at = sound.tape.lock().unwrap().made.iter().position(|made| made.slow).unwrap();
+        assert_eq!(aborted(site, at, Effect::KilledWithin), Ok(true), "{}", site.2);
+    }
+}
+
+/// A server that came up, took writes and died while no builder watched: it cannot be told from one that
+/// never came up, so the operator is asked.
+#[test]
+fn what_nobody_watched_is_not_taken_for_nothing() {
+    let site = (1, 1, "master-0");
+    let sound = model(site, GOOD);
+    survive(&sound, site.2).unwrap();
+    let made = sound.tape.lock().unwrap().made.clone();
+    let given = made.iter().position(|made| made.name == "deliver").unwrap();
+    let away = Effect::Away(10);
+    for (effect, at) in [(Effect::KilledAfter, given), (away, given + 2)] {
+        let model = model(site, GOOD);
+        model.tape.lock().unwrap().faults.push((at, effect));
+        let world = model.world();
+        let killed = effect != away && survive(&model, site.2).is_none();
+        let journal = if killed {
+            model.state().advance(Duration::from_mins(10));
+            history::unfinished(&model).unwrap().remove(0)
+        } else {
+            begin(&world, &request(Operation::Rebuild, site.2)).unwrap()
+        };
+        let mut op = Op::new(world, journal);
+        while !killed && model.tape.lock().unwrap().made.len() < at + 40 {
+            if let builder::life::Tick::Wait(time) = op.tick().unwrap() {
+                model.state().advance(time);
+            }
+        }
+        second_is(&mut model.state(), Traits { k3s: false, ..GOOD });
+        op.run().unwrap();
+        let asks = op.journal().asks.clone();
+        assert!(asks.is_some_and(|asks| asks.contains("was not watched")), "{:#?}", op.journal());
+        assert!(model.state().violations.is_empty());
+    }
 }

@@ -162,7 +162,7 @@ fn judge(case: &Case) -> Result<End, String> {
 
 #[test]
 fn no_rollout_breaks_a_cluster_and_every_one_ends() {
-    let cases = if sample::is_full() { 2000 } else { 60 };
+    let cases = if sample::is_full() { 2000 } else { 40 };
     let config = ProptestConfig {
         cases,
         failure_persistence: None,

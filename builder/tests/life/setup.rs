@@ -33,6 +33,7 @@ pub fn cluster(servers: usize, agents: usize) -> State {
         traits: BTreeMap::new(),
         machines: BTreeMap::new(),
         db: None,
+        since: Duration::ZERO,
         disks: BTreeMap::new(),
         nfs: None,
         answers: BTreeMap::new(),

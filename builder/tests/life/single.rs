@@ -160,3 +160,37 @@ fn what_must_not_be_touched_is_not_touched() {
         assert_eq!(changes.count(), 0, "{words}");
     }
 }
+
+/// More may be out of service than one, but never so many servers that the rest has no majority.
+#[test]
+fn a_majority_of_the_servers_stays_whatever_is_allowed() {
+    let mut state = cluster(3, 1);
+    state.allowed = 2;
+    state.power_off(201);
+    state.advance(std::time::Duration::from_mins(2));
+    let model = Model::new(state);
+    let mut wanted = request(Operation::Rebuild, "master-0");
+    wanted.options.max_unavailable = 2;
+    let journal = run(&model, &wanted);
+    let cause = journal.cause.as_deref().unwrap();
+    assert_eq!(cause, "room: without master-0 only 1 of 3 servers vote, and etcd needs 2");
+    assert_eq!(journal.outcome, Some(Outcome::Refused));
+    // The one that is away can be rebuilt.
+    let journal = run(&model, &request(Operation::Rebuild, "master-1"));
+    assert_eq!(journal.outcome, Some(Outcome::Done), "{journal:#?}");
+    verdict(&model, &images("master-1", 2), None).unwrap();
+}
+
+/// What a snapshot brings back says Ready, and carries the image that is wanted: it is of before all the same.
+#[test]
+fn a_restored_node_is_not_taken_for_the_new_one() {
+    let model = Model::new(cluster(1, 1));
+    let mut wanted = request(Operation::Rebuild, "master-0");
+    wanted.to = Some(image("master", 1));
+    let journal = run(&model, &wanted);
+    assert_eq!(journal.outcome, Some(Outcome::Done), "{journal:#?}");
+    let state = model.state();
+    let own = &state.machines[&journal.new.unwrap().vmid];
+    let boot = state.db.as_ref().unwrap().nodes["master-0"].boot_id.clone();
+    assert_eq!(boot, format!("boot-{}-1", own.disk));
+}

@@ -12,6 +12,7 @@ pub const COPY: Duration = Duration::from_secs(90);
 const AGENT_UP: Duration = Duration::from_secs(20);
 const K3S_UP: Duration = Duration::from_secs(40);
 const VOTES: Duration = Duration::from_secs(70);
+const KUBELET: Duration = Duration::from_secs(20);
 const STALE: i64 = 40;
 const MEMBER_GOES: Duration = Duration::from_secs(15);
 const SECRET_GOES: Duration = Duration::from_secs(20);
@@ -70,6 +71,8 @@ pub struct State {
     pub traits: BTreeMap<ImageId, Traits>,
     pub machines: BTreeMap<u32, Machine>,
     pub db: Option<Db>,
+    /// Since when the API is there; its controllers give everybody time from then on.
+    pub since: Duration,
     /// What lies on the disks of servers that are off.
     pub disks: BTreeMap<u64, Db>,
     pub nfs: Option<Db>,
@@ -235,9 +238,11 @@ impl State {
             // After a restore K3s clears its own Secret (k3s.md §4.1).
             db.passwords.remove(&m.name);
             self.db = Some(db);
+            self.since = self.now;
             self.machines.get_mut(&vmid).unwrap().joined = true;
         }
-        if self.api() {
+        // A sole server's own kubelet waits for its API.
+        if self.api() && self.now >= self.since + KUBELET {
             self.register(vmid, &m);
         }
     }
@@ -283,12 +288,13 @@ impl State {
     /// What the controllers do.
     fn keep_house(&mut self) {
         let (now, wall, snapshots) = (self.now, self.wall(), self.snapshots);
+        let patient = now < self.since + Duration::from_secs(STALE.unsigned_abs());
         self.writes += 1;
         let db = self.db.as_mut().unwrap();
         db.last = self.writes;
         for node in db.nodes.values_mut() {
             let stale = node.lease.is_none_or(|at| wall.duration_since(at).as_secs() > STALE);
-            node.ready &= !stale;
+            node.ready &= !stale || patient;
         }
         let due: Vec<_> = db
             .deleting

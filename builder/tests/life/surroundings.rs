@@ -1,11 +1,12 @@
 //! Surroundings that are not as they should be, without a fault of a call: the way around, or back.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use builder::life::{Op, Operation, Outcome, history};
 
-use crate::model::Model;
+use crate::model::{Effect, Killed, Model};
 use crate::setup::{cluster, request, second_is, verdict};
 use crate::single::run;
 use crate::state::{GOOD, State, Traits};
@@ -125,4 +126,26 @@ fn a_dead_node_is_rebuilt() {
     let journal = run(&model, &request(Operation::Rebuild, "worker-0"));
     assert_eq!(journal.outcome, Some(Outcome::WentBack), "{journal:#?}");
     assert_eq!(journal.notes, ["the node was not Ready before either"]);
+}
+
+/// The number that is taken instead is on disk before anything is made under it.
+#[test]
+fn a_builder_killed_after_a_lost_number_finds_its_copy() {
+    let raced = || model(|s| s.races = 1);
+    let sound = raced();
+    run(&sound, &request(Operation::Rebuild, "worker-0"));
+    let made = sound.tape.lock().unwrap().made.clone();
+    let clones: Vec<_> = (0..made.len()).filter(|n| made[*n].name == "clone").collect();
+    for effect in [Effect::KilledWithin, Effect::KilledAfter] {
+        let model = raced();
+        model.tape.lock().unwrap().faults.push((clones[1], effect));
+        let first = || run(&model, &request(Operation::Rebuild, "worker-0"));
+        let end = catch_unwind(AssertUnwindSafe(first));
+        assert!(end.is_err_and(|payload| payload.is::<Killed>()));
+        let left = history::unfinished(&model).unwrap().remove(0);
+        let mut op = Op::new(model.world(), left);
+        op.run().unwrap();
+        assert_eq!(op.journal().outcome, Some(Outcome::Done), "{:#?}", op.journal());
+        verdict(&model, &new_worker(), None).unwrap();
+    }
 }

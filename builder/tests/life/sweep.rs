@@ -48,6 +48,7 @@ fn scenarios() -> Vec<Scenario> {
     vec![
         node("rebuild of an agent", 1, 2, Rebuild, "worker-0", nothing),
         node("rebuild of a server", 3, 1, Rebuild, "master-1", nothing),
+        node("rebuild with a number taken", 1, 2, Rebuild, "worker-0", |m| m.state().races = 1),
         node("rebuild of the sole server", 1, 1, Rebuild, "master-0", nothing),
         node("rollback of an agent", 1, 2, Rollback, "worker-0", |m| rebuilt(m, "worker-0")),
         node("rollback of a server", 3, 1, Rollback, "master-1", |m| rebuilt(m, "master-1")),
@@ -261,7 +262,7 @@ fn whatever_happens_at_whichever_call_it_ends_well() {
     for scenario in scenarios() {
         let cases = cases(&scenario);
         all += cases.len();
-        let chosen = sample::chosen(scenario.name, cases.len(), 60);
+        let chosen = sample::chosen(scenario.name, cases.len(), 16);
         let mut counts: BTreeMap<How, usize> = BTreeMap::new();
         for (at, made, effect) in chosen.iter().map(|n| &cases[*n]) {
             ran += 1;

@@ -202,7 +202,7 @@ fn status(code: u16, message: &str) -> Value {
         "message": message, "reason": reason})
 }
 
-/// A merge patch; taints by their key, as a strategic one.
+/// A merge patch.
 fn merge(into: &mut Value, patch: &Value) {
     let Value::Object(fields) = patch else {
         *into = patch.clone();
@@ -212,12 +212,6 @@ fn merge(into: &mut Value, patch: &Value) {
         match value {
             Value::Null => {
                 into.as_object_mut().map(|object| object.remove(key));
-            }
-            Value::Array(taints) if key == "taints" => {
-                let mut all = into[key].as_array().cloned().unwrap_or_default();
-                all.retain(|old| taints.iter().all(|new| new["key"] != old["key"]));
-                all.extend(taints.iter().filter(|new| new["$patch"].is_null()).cloned());
-                into[key] = json!(all);
             }
             _ => merge(&mut into[key.as_str()], value),
         }
