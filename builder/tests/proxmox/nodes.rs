@@ -228,3 +228,39 @@ fn status_without_proxmox_or_cluster_says_so_and_is_not_sound() {
     assert_eq!(said.code, 3);
     assert!(said.out.contains("note: the cluster's API does not answer"), "{}", said.out);
 }
+
+/// One question to Proxmox and two to the cluster, however many nodes there are.
+#[test]
+fn the_status_of_a_hundred_nodes_is_a_matter_of_a_second() {
+    let home = Home::new();
+    home.push("worker", 1);
+    clone_by_hand(&home, "w1", 301);
+    let nodes = |n: u32| {
+        let address = 120 + n;
+        format!(
+            "[[node]]\nname = \"x{n}\"\nprofile = \"worker\"\naddress = \"127.0.3.{address}\"\n\
+             vmid = {}\nhost = \"pve1\"\n\n",
+            400 + n
+        )
+    };
+    let all: String = (1..=98).map(nodes).collect();
+    home.edit("[[node]]\nname = \"w1\"", &format!("{all}[[node]]\nname = \"w1\""));
+    home.double.world(|world| {
+        for n in 1..=98 {
+            let mut vm = world.vms[&301].clone();
+            vm.config.insert("name".into(), format!("x{n}"));
+            world.vms.insert(400 + n, vm);
+            world.pools.get_mut("k3s").unwrap().insert(400 + n);
+        }
+    });
+    let start = std::time::Instant::now();
+    let before = home.double.world(|world| world.seen.len());
+    let said = home.run(&["status", "--json"]);
+    let took = start.elapsed();
+    let json: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(json["nodes"].as_array().unwrap().len(), 100);
+    let asked = home.double.world(|world| world.seen.len()) - before;
+    println!("status of 100 nodes, unoptimised: {:.2} s, {asked} calls", took.as_secs_f64());
+    // The list, the hosts, and each template's configuration.
+    assert_eq!(asked, 3, "calls to Proxmox");
+}
