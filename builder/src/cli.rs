@@ -2,6 +2,7 @@
 
 mod boot;
 mod bundle;
+mod life;
 mod proxmox;
 
 use std::net::SocketAddr;
@@ -12,6 +13,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use boot::{BootArgs, Expect, Firmware, Seed};
 pub use bundle::{BundleArgs, BundleCommand, LiveArgs, RenderArgs};
+pub use life::{
+    AgainArgs, ClusterArgs, CreateArgs, DeleteArgs, DrainArgs, EnrollArgs, FenceArgs, HistoryArgs,
+    NodeCommand, RebuildArgs, RollbackArgs, RolloutArgs, StatusArgs,
+};
 pub use proxmox::{PreflightArgs, PushArgs};
 
 /// Builds, boots and checks immutable K3s node images for Proxmox VE.
@@ -71,6 +76,15 @@ pub enum Command {
     Preflight(PreflightArgs),
     /// Make a boot-tested image a template in Proxmox
     Push(PushArgs),
+    /// Create, rebuild, roll back or remove one node; enroll or fence it
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Rebuild every node that does not have its profile's newest template
+    Rollout(RolloutArgs),
+    /// Show how every node stands; exit status 3 when one is stale or unhealthy
+    Status(StatusArgs),
+    /// Show what was done to nodes: who, what, how long, how it ended
+    History(HistoryArgs),
     /// Carry one of a boot's TCP connections; QEMU calls this
     #[command(hide = true)]
     Relay {

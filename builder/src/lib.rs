@@ -11,10 +11,14 @@ pub mod config;
 pub mod disk;
 pub mod fetch;
 pub mod image;
+pub mod kubernetes;
+pub mod life;
 pub mod lock;
 pub mod logging;
+pub mod notify;
 pub mod proxmox;
 pub mod secrets;
+pub mod status;
 pub mod store;
 pub mod ui;
 

@@ -52,6 +52,19 @@ impl Kubernetes {
     /// # Errors
     /// The file is missing or broken.
     pub fn connect(path: &Path) -> Result<Self> {
+        Self::open(path, true)
+    }
+
+    /// The same without kube's own repeating of calls that are refused for now: an eviction that a
+    /// disruption budget holds is such a call, and would hang for minutes.
+    ///
+    /// # Errors
+    /// As [`Kubernetes::connect`].
+    pub fn connect_once(path: &Path) -> Result<Self> {
+        Self::open(path, false)
+    }
+
+    fn open(path: &Path, repeats: bool) -> Result<Self> {
         // A second call finds it installed, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let runtime =
@@ -66,6 +79,7 @@ impl Kubernetes {
             config.connect_timeout = Some(CONNECT);
             // Not `read_timeout`: an idle connection of the pool is found to be timed out by the next
             // request, as nothing looks at it while helm runs.
+            config.default_retry = repeats;
             Client::try_from(config).context("failed to make a client")
         })?;
         Ok(Self { runtime, client })

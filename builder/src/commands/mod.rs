@@ -4,14 +4,23 @@ mod boot;
 mod bundle;
 mod cache;
 mod check;
+mod enroll;
+mod fence;
 mod fetch;
+mod first;
+mod gates;
+mod history;
 mod image;
 mod inputs;
 mod lock;
+mod node;
 mod preflight;
 mod push;
+mod rollout;
 mod schema;
 mod secrets;
+mod site;
+mod status;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -91,6 +100,10 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Verify(args) => verify::run(&ctx, args),
         Command::Preflight(args) => preflight::run(&ctx, args),
         Command::Push(args) => push::run(&ctx, args),
+        Command::Node(command) => node::run(&ctx, command),
+        Command::Rollout(args) => rollout::run(&ctx, args),
+        Command::Status(args) => status::run(&ctx, args),
+        Command::History(args) => history::run(&ctx, args),
         Command::Relay { server } => Ok(crate::boot::relay(*server)),
         Command::Bundle(command) => bundle::run(&ctx, command),
         Command::Cache(command) => cache::run(&ctx, command),

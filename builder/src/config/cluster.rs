@@ -35,6 +35,8 @@ pub struct Cluster {
     pub nfs: BTreeMap<String, Nfs>,
     /// Topic of an ntfy server that hears of failures.
     pub ntfy: Option<String>,
+    /// What a rebuilt node must pass beyond being Ready.
+    pub rollout: Rollout,
     /// The nodes, in the order of the file.
     pub nodes: Vec<NodeSpec>,
     /// Where the VMs live.
@@ -67,6 +69,15 @@ pub struct Nfs {
     pub server: Ipv4Addr,
     /// Absolute path.
     pub export: String,
+}
+
+/// Gates of rebuilds: files of the project.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Rollout {
+    /// Programs.
+    pub gates: Vec<String>,
+    /// Manifests of Jobs.
+    pub jobs: Vec<String>,
 }
 
 /// One node.
@@ -110,6 +121,10 @@ pub fn check(
         let topic = doc.need(Some(&at.span()), "ntfy", at.get().ntfy.as_ref(), problems)?;
         Some(text(doc, topic, syntax::ntfy, problems))
     });
+    let rollout = raw.rollout.as_ref().map_or_else(Rollout::default, |at| {
+        let mut files = |list| texts(doc, list, syntax::relative_path, problems);
+        Rollout { gates: files(at.get().gates.as_ref()), jobs: files(at.get().jobs.as_ref()) }
+    });
     Some(Cluster {
         name: name?.get().clone(),
         domain: domain?.get().clone(),
@@ -119,6 +134,7 @@ pub fn check(
         k3s: birth?,
         nfs,
         ntfy,
+        rollout,
         nodes,
         proxmox: proxmox?,
     })

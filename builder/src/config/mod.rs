@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use node::values::Hostname;
 use serde::de::DeserializeOwned;
 
-pub use cluster::{Birth, Cluster, Nfs, NodeSpec};
+pub use cluster::{Birth, Cluster, Nfs, NodeSpec, Rollout};
 pub use document::{At, Document};
 pub use image::{Esp, Image, Sources};
 pub use network::Network;

@@ -14,6 +14,8 @@ use super::syntax;
 
 /// Numbers of templates when the file names none: far from those people give to VMs by hand.
 const TEMPLATES: (u32, u32) = (9000, 9999);
+/// Numbers of nodes' next VMs when the file names none.
+const SPARES: (u32, u32) = (8000, 8999);
 
 /// Proxmox VE without its secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -34,6 +36,12 @@ pub struct Proxmox {
     pub pool: Option<String>,
     /// Numbers that templates may take: first and last.
     pub templates: (u32, u32),
+    /// Numbers that a node's next VM may take while the node's own is taken: first and last.
+    pub spares: (u32, u32),
+    /// Whether whole disks are copied also where the storage can link.
+    pub full_clones: bool,
+    /// Public SSH keys for every node.
+    pub ssh_keys: Vec<String>,
     /// Places of hosts that differ, by name.
     pub hosts: BTreeMap<String, Place>,
 }
@@ -58,6 +66,11 @@ impl Proxmox {
     /// Numbers that templates may take.
     pub fn template_ids(&self) -> RangeInclusive<u32> {
         self.templates.0..=self.templates.1
+    }
+
+    /// Numbers that nodes' next VMs may take.
+    pub fn spare_ids(&self) -> RangeInclusive<u32> {
+        self.spares.0..=self.spares.1
     }
 }
 
@@ -84,7 +97,14 @@ pub fn check(
     let ca_file = may(own.ca_file.as_ref(), syntax::not_empty);
     let pool = may(own.pool.as_ref(), syntax::proxmox_name);
     let fingerprints = texts(doc, own.fingerprints.as_ref(), syntax::fingerprint, problems);
-    let templates = templates(doc, own.templates.as_ref(), raw, problems);
+    let ssh_keys = texts(doc, own.ssh_keys.as_ref(), syntax::ssh_key, problems);
+    let templates = range(doc, own.templates.as_ref(), TEMPLATES, problems);
+    check_templates(doc, templates, raw, problems);
+    let spares = range(doc, own.spares.as_ref(), SPARES, problems);
+    if let (true, Some(at)) = (spares.0 <= templates.1 && templates.0 <= spares.1, &own.spares) {
+        let rule = format!("overlaps the templates' numbers, {}-{}", templates.0, templates.1);
+        problems.push(doc.problem(&at.span(), rule));
+    }
     let place = Place { endpoint: None, storage: storage?, import_storage: import? };
     let hosts = hosts(doc, own, raw, &place, problems);
     Some(Proxmox {
@@ -96,38 +116,42 @@ pub fn check(
         fingerprints,
         pool,
         templates,
+        spares,
+        full_clones: own.full_clones.as_ref().is_some_and(|at| *at.get()),
+        ssh_keys,
         hosts,
     })
 }
 
-/// `A-B`, with no node's number in it.
-fn templates(
+/// `A-B`.
+fn range(
     doc: &Document,
     at: Option<&At<String>>,
-    raw: &RawCluster,
+    default: (u32, u32),
     problems: &mut Problems,
 ) -> (u32, u32) {
+    let Some(at) = at else { return default };
     let number = |text: &str| VmId::try_from(text.trim().parse::<i64>().ok()?).ok();
-    let range = match at {
-        None => Some(TEMPLATES),
-        Some(at) => at
-            .get()
-            .split_once('-')
-            .and_then(|(a, b)| Some((number(a)?.get(), number(b)?.get())))
-            .filter(|(a, b)| a <= b),
-    };
-    if let (None, Some(at)) = (range, at) {
+    let range = at
+        .get()
+        .split_once('-')
+        .and_then(|(a, b)| Some((number(a)?.get(), number(b)?.get())))
+        .filter(|(a, b)| a <= b);
+    if range.is_none() {
         let rule = "must be two VM numbers, the first not after the last: `9000-9999`";
         problems.push(doc.problem(&at.span(), rule));
     }
-    let range = range.unwrap_or(TEMPLATES);
+    range.unwrap_or(default)
+}
+
+/// No node's number may be a template's.
+fn check_templates(doc: &Document, range: (u32, u32), raw: &RawCluster, problems: &mut Problems) {
     let nodes = raw.node.iter().flat_map(At::get).filter_map(|n| n.get().vmid.as_ref());
     for vmid in nodes.filter(|at| (range.0..=range.1).contains(&at.get().get())) {
         let rule = format!("is among the templates' numbers, {}-{}", range.0, range.1);
         let hint = "take another, or move proxmox.templates".to_owned();
         problems.push(doc.problem(&vmid.span(), rule).hint(hint));
     }
-    range
 }
 
 fn hosts(

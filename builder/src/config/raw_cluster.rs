@@ -36,6 +36,8 @@ pub struct RawCluster {
     pub nfs: Option<At<BTreeMap<String, At<RawNfs>>>>,
     /// Who hears of failures.
     pub notify: Option<At<RawNotify>>,
+    /// What has to be well before the next node is rebuilt.
+    pub rollout: Option<At<RawRollout>>,
     /// What the bundle is like in this home.
     pub bundle: Option<At<RawHome>>,
     /// Where the VMs live.
@@ -163,6 +165,17 @@ pub struct RawNotify {
     pub ntfy: Option<At<String>>,
 }
 
+/// What a rebuilt node must pass beyond being Ready.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+#[schemars(rename = "Rollout")]
+pub struct RawRollout {
+    /// Programs in the project, called with the node's name until they end with status 0.
+    pub gates: Option<At<Vec<At<String>>>>,
+    /// Manifests of Kubernetes Jobs in the project; `{node}` in them is the node's name.
+    pub jobs: Option<At<Vec<At<String>>>>,
+}
+
 /// What the bundle is like in this home.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a table")]
@@ -222,6 +235,13 @@ pub struct RawProxmox {
     pub pool: Option<At<String>>,
     /// First and last number that templates may take: `A-B`.
     pub templates: Option<At<String>>,
+    /// First and last number that a node's next VM may take while the one before it still has the
+    /// node's own: `A-B`.
+    pub spares: Option<At<String>>,
+    /// Copy whole disks also where the storage can make linked clones.
+    pub full_clones: Option<At<bool>>,
+    /// Public SSH keys that may log in to every node, one line each.
+    pub ssh_keys: Option<At<Vec<At<String>>>>,
     /// What is different on one Proxmox host, by the host's name.
     pub host: Option<At<BTreeMap<String, At<RawHost>>>>,
 }

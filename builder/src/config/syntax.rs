@@ -135,6 +135,20 @@ pub fn fingerprint(text: &str) -> Rule {
     )
 }
 
+/// A public SSH key, as it stands in `id_ed25519.pub`.
+pub fn ssh_key(text: &str) -> Rule {
+    let mut words = text.split(' ');
+    let kind = words.next().unwrap_or_default();
+    let body = words.next().unwrap_or_default();
+    let base64 = |c: char| c.is_ascii_alphanumeric() || "+/=".contains(c);
+    let known = ["ssh-", "ecdsa-sha2-", "sk-"].iter().any(|start| kind.starts_with(start));
+    let one_line = text.chars().all(|c| !c.is_control());
+    require(
+        known && one_line && body.len() >= 40 && body.chars().all(base64),
+        "must be one line of a public SSH key: `ssh-ed25519 AAAA… NAME`",
+    )
+}
+
 /// A file of the operator's that must not lie in the project.
 pub fn private_path(text: &str) -> Rule {
     require(

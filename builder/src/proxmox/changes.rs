@@ -250,7 +250,7 @@ fn post(path: String) -> Request {
 
 /// Whether a configuration says what was set. Drives and network cards come back with more in them
 /// than was sent, tags in another order, a description without its end.
-fn is_set(config: &Config, key: &str, value: &str) -> bool {
+pub(super) fn is_set(config: &Config, key: &str, value: &str) -> bool {
     let found = config.get(key);
     match key {
         "tags" => {

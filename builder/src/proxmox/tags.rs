@@ -16,6 +16,7 @@ const IMAGE: &str = "img-";
 const CLUSTER: &str = "cluster-";
 const PROFILE: &str = "profile-";
 const K3S: &str = "k3s-";
+const NODE: &str = "node-";
 
 /// The tags of an image's template.
 pub fn of_template(cluster: &Hostname, image: &ImageId, k3s: &str) -> BTreeSet<String> {
@@ -47,6 +48,16 @@ pub fn k3s(tags: &BTreeSet<String>) -> Option<&str> {
 /// Whether it is of ours, and of this cluster.
 pub fn is_of(tags: &BTreeSet<String>, cluster: &Hostname) -> bool {
     tags.contains(OURS) && tags.contains(&format!("{CLUSTER}{cluster}"))
+}
+
+/// The tag that says whose VM it is: names are late in the list of the whole cluster, tags are not.
+pub fn of_node(node: &Hostname) -> String {
+    format!("{NODE}{node}")
+}
+
+/// The node that a tag names; [`OURS`] starts alike and is none.
+pub fn node_of(tag: &str) -> Option<&str> {
+    tag.strip_prefix(NODE).filter(|_| tag != OURS)
 }
 
 /// A text in the characters of a tag: `[a-z0-9_.+-]`.

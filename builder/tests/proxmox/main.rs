@@ -3,7 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken preparation ends the test")]
 
+mod api;
 mod faults;
+mod home;
+mod k3s;
+mod life;
+mod nodes;
 mod program;
 mod project;
 mod speed;

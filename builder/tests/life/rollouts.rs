@@ -1,0 +1,248 @@
+//! Rollouts over random clusters, with random images, faults, kills and deaths of nodes.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use builder::life::{End, Rollout, Run, State as Row, Wish, history, plan};
+use proptest::prelude::*;
+
+use crate::model::{Effect, Killed, Model};
+use crate::sample;
+use crate::setup::{cluster, image, second_is};
+use crate::state::{GOOD, Traits};
+
+/// A case.
+#[derive(Debug, Clone)]
+struct Case {
+    servers: usize,
+    agents: usize,
+    max_unavailable: usize,
+    canary: Option<usize>,
+    window: bool,
+    bad_master: Option<Traits>,
+    bad_worker: Option<Traits>,
+    faults: Vec<(usize, Effect)>,
+    death: Option<(usize, usize)>,
+    abort: bool,
+}
+
+fn traits() -> impl Strategy<Value = Option<Traits>> {
+    let bad = prop_oneof![
+        Just(Traits { boots: false, ..GOOD }),
+        Just(Traits { k3s: false, ..GOOD }),
+        Just(Traits { ready: false, ..GOOD }),
+        Just(Traits { healthy: false, ..GOOD }),
+    ];
+    prop_oneof![3 => Just(None), 1 => bad.prop_map(Some)]
+}
+
+fn effect() -> impl Strategy<Value = Effect> {
+    prop_oneof![
+        Just(Effect::Lost),
+        Just(Effect::Unheard),
+        Just(Effect::Refused),
+        Just(Effect::KilledBefore),
+        Just(Effect::KilledAfter),
+        Just(Effect::KilledWithin),
+        (1_u64..60).prop_map(Effect::Away),
+    ]
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let sizes = (prop_oneof![Just(1_usize), Just(3), Just(5)], 0_usize..5, 1_usize..4);
+    let how = (proptest::option::of(0_usize..5), any::<bool>(), any::<bool>());
+    let faults = proptest::collection::vec((0_usize..1500, effect()), 0..5);
+    let death = proptest::option::of((0_usize..1500, 0_usize..5));
+    (sizes, how, traits(), traits(), faults, death).prop_map(
+        |((servers, agents, max_unavailable), (canary, window, abort), m, w, faults, death)| Case {
+            servers,
+            agents,
+            max_unavailable,
+            canary,
+            window,
+            bad_master: m,
+            bad_worker: w,
+            faults,
+            death: death.filter(|_| agents > 0),
+            abort,
+        },
+    )
+}
+
+fn model(case: &Case) -> Model {
+    let mut state = cluster(case.servers, case.agents);
+    state.allowed = case.max_unavailable;
+    state.traits.extend(case.bad_master.map(|t| (image("master", 2), t)));
+    state.traits.extend(case.bad_worker.map(|t| (image("worker", 2), t)));
+    let model = Model::new(state);
+    let mut tape = model.tape.lock().unwrap();
+    tape.faults.clone_from(&case.faults);
+    tape.death = case.death.map(|(at, n)| (at, format!("worker-{}", n % case.agents)));
+    drop(tape);
+    model
+}
+
+fn wish(case: &Case, model: &Model) -> Wish {
+    let mut wish = Wish { who: "operator@laptop".to_owned(), ..Wish::default() };
+    wish.options.max_unavailable = case.max_unavailable;
+    wish.canary = case.canary.map(|n| model.names[n % model.names.len()].name.clone());
+    wish.window = case.window.then(|| "22:00-05:00".parse().unwrap());
+    wish
+}
+
+/// One builder: it goes on, or begins. `None`: it was ended.
+fn builder(case: &Case, model: &Model, abort: bool) -> Option<anyhow::Result<Rollout>> {
+    let end = catch_unwind(AssertUnwindSafe(|| {
+        let world = model.world();
+        let open = history::rollouts(model)?.pop();
+        let rollout = open.map_or_else(|| plan(&world, &wish(case, model)), Ok)?;
+        let mut run = Run::new(world, rollout)?;
+        if abort {
+            model.state().may_lose = true;
+            run.abort(true)?;
+        }
+        run.run()?;
+        Ok(run.rollout().clone())
+    }));
+    match end {
+        Ok(result) => Some(result),
+        Err(payload) if payload.is::<Killed>() => None,
+        Err(payload) => std::panic::resume_unwind(payload),
+    }
+}
+
+/// Builders until it is over. An operator who is asked goes on twice, and then aborts.
+fn live(case: &Case, model: &Model) -> Result<Rollout, String> {
+    let mut asked = 0;
+    let mut last = String::new();
+    for _ in 0..24 {
+        let abort = asked > 2 || (asked > 0 && case.abort);
+        match builder(case, model, abort) {
+            Some(Ok(rollout)) if rollout.outcome.is_some() => return Ok(rollout),
+            Some(result) => {
+                asked += usize::from(result.is_ok());
+                last = format!("{result:?}");
+                model.state().advance(Duration::from_hours(1));
+            }
+            None => {}
+        }
+    }
+    let open = history::unfinished(model).unwrap();
+    Err(format!("it never ends: {last}\n{open:#?}"))
+}
+
+fn judge(case: &Case) -> Result<End, String> {
+    let model = model(case);
+    let rollout = live(case, &model)?;
+    model.state().advance(Duration::from_mins(5));
+    let violations = model.state().violations.clone();
+    if !violations.is_empty() {
+        return Err(violations.into_iter().collect::<Vec<_>>().join("\n"));
+    }
+    let open = history::unfinished(&model).unwrap();
+    if !open.is_empty() {
+        return Err(format!("over with nodes under way: {open:#?}"));
+    }
+    let state = model.state();
+    if !state.isos.is_empty() || state.templates.len() != 8 {
+        return Err("a secret is left, or a template gone".to_owned());
+    }
+    for row in &rollout.rows {
+        let has: Vec<_> = state.machines.values().filter(|m| m.name == row.node.as_str()).collect();
+        let wanted = if row.state == Row::Done { Some(row.to.clone()) } else { row.from.clone() };
+        if has.len() != 1 || has[0].image != wanted {
+            return Err(format!("{row:?} has {has:?}"));
+        }
+    }
+    if rollout.outcome == Some(End::Done) && rollout.rows.iter().any(|row| row.state != Row::Done) {
+        return Err("done, and not all are".to_owned());
+    }
+    Ok(rollout.outcome.unwrap())
+}
+
+#[test]
+fn no_rollout_breaks_a_cluster_and_every_one_ends() {
+    let cases = if sample::is_full() { 2000 } else { 40 };
+    let config = ProptestConfig {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 200,
+        ..ProptestConfig::default()
+    };
+    let counts = std::cell::RefCell::new(std::collections::BTreeMap::new());
+    proptest!(config, |(case in case())| {
+        let end = judge(&case).map_err(TestCaseError::fail)?;
+        *counts.borrow_mut().entry(format!("{end:?}")).or_insert(0) += 1;
+    });
+    println!("{cases} random rollouts: {:?}", counts.into_inner());
+}
+
+#[test]
+fn agents_go_first_unless_they_would_be_newer_than_the_servers() {
+    let order = |k3s: &str, canary: Option<&str>| {
+        let mut state = cluster(3, 2);
+        let newer = state.templates.iter_mut().filter(|t| t.made == 2);
+        newer.for_each(|t| t.k3s = Some(k3s.to_owned()));
+        let model = Model::new(state);
+        let canary = canary.map(|name| name.parse().unwrap());
+        let wish = Wish { canary, ..Wish::default() };
+        plan(&model.world(), &wish)
+            .map(|r| r.rows.iter().map(|row| row.node.to_string()).collect::<Vec<_>>().join(" "))
+    };
+    let same = "v1.36.5-k3s1";
+    assert_eq!(order(same, None).unwrap(), "worker-0 worker-1 master-0 master-1 master-2");
+    assert_eq!(
+        order(same, Some("worker-1")).unwrap(),
+        "worker-1 worker-0 master-0 master-1 master-2"
+    );
+    let newer = "v1.37.1-k3s1";
+    assert_eq!(order(newer, None).unwrap(), "master-0 master-1 master-2 worker-0 worker-1");
+    let text = order(newer, Some("worker-1")).unwrap_err().to_string();
+    assert!(text.starts_with("the canary must be a server"), "{text}");
+    let text = order(same, Some("worker-7")).unwrap_err().to_string();
+    assert_eq!(text, "the canary worker-7 is no node that gets a new image");
+}
+
+#[test]
+fn a_canary_that_is_not_healthy_saves_the_rest() {
+    let mut state = cluster(1, 4);
+    second_is(&mut state, Traits { healthy: false, ..GOOD });
+    state.allowed = 3;
+    let model = Model::new(state);
+    let world = model.world();
+    let mut wish = Wish { canary: Some("worker-3".parse().unwrap()), ..Wish::default() };
+    wish.options.max_unavailable = 3;
+    let mut run = Run::new(world, plan(&world, &wish).unwrap()).unwrap();
+    run.run().unwrap();
+    let rollout = run.rollout();
+    assert_eq!(rollout.outcome, Some(End::Stopped));
+    let cause = rollout.cause.as_deref().unwrap();
+    assert!(cause.starts_with("worker-3: gates: the user's check fails (after 15 min)"), "{cause}");
+    assert!(
+        rollout.rows[1..].iter().all(|row| row.state == Row::Waiting && row.operation.is_none())
+    );
+    assert_eq!(history::operations(&model).unwrap().len(), 1);
+    // The next plan has nothing for them: the bad image is nobody's target.
+    let again = plan(&world, &Wish { profile: Some("worker".parse().unwrap()), ..Wish::default() });
+    assert!(again.unwrap().rows.is_empty());
+}
+
+/// A thousand nodes in waves: the files of the state folder are all that grows.
+#[test]
+fn a_thousand_nodes_are_rolled_out_in_waves() {
+    let agents = if sample::is_full() { 999 } else { 30 };
+    let mut state = cluster(1, agents);
+    state.allowed = 10;
+    let model = Model::new(state);
+    let world = model.world();
+    let mut wish = Wish { profile: Some("worker".parse().unwrap()), ..Wish::default() };
+    wish.options.max_unavailable = 10;
+    let before = model.state().now;
+    let mut run = Run::new(world, plan(&world, &wish).unwrap()).unwrap();
+    run.run().unwrap();
+    assert_eq!(run.rollout().outcome, Some(End::Done));
+    assert!(model.state().violations.is_empty(), "{:?}", model.state().violations);
+    let calls = model.tape.lock().unwrap().made.len();
+    let hours = model.state().now.saturating_sub(before).as_secs_f64() / 3600.0;
+    println!("{agents} nodes, ten at once: {calls} calls, {hours:.1} h of virtual time");
+}
