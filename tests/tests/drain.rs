@@ -249,7 +249,7 @@ fn a_dead_nodes_pods_are_freed(cluster: &mut Cluster, kube: &Kube) {
 
 fn tokens_are_made_and_taken_back(cluster: &Cluster, kube: &Kube) {
     let token = kube.make_token("k3s-worker-03", Duration::from_mins(5), None).unwrap();
-    assert_eq!(kube.tokens_of("k3s-worker-03").unwrap(), [token.id.clone()]);
+    assert_eq!(kube.tokens_of("k3s-worker-03").unwrap(), std::slice::from_ref(&token.id));
     let secret = format!("secret/bootstrap-token-{}", token.id);
     let kind =
         cluster.kubectl(&["-n", "kube-system", "get", &secret, "-o", "jsonpath={.type}"]).unwrap();

@@ -148,6 +148,7 @@ pub struct RollbackArgs {
 
 /// Arguments of `node enroll`.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct EnrollArgs {
     /// The node, as cluster.toml and its VM are named
     pub name: Hostname,
