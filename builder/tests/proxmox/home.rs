@@ -177,7 +177,7 @@ impl Home {
 
     /// Waits until something holds.
     pub fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let end = std::time::Instant::now() + Duration::from_secs(60);
+        let end = std::time::Instant::now() + Duration::from_mins(1);
         while !holds(self) {
             assert!(std::time::Instant::now() < end, "{what} did not come");
             std::thread::sleep(Duration::from_millis(20));

@@ -309,7 +309,10 @@ fn what_cannot_be_done_says_why_and_nothing_is_changed() {
         (
             "a gate that is no program",
             |home| {
-                home.edit("[proxmox]", "[rollout]\ngates = [\"cluster/cluster.toml\"]\n\n[proxmox]")
+                home.edit(
+                    "[proxmox]",
+                    "[rollout]\ngates = [\"cluster/cluster.toml\"]\n\n[proxmox]",
+                );
             },
             &["node", "create", "w1"],
         ),
@@ -325,6 +328,7 @@ fn what_cannot_be_done_says_why_and_nothing_is_changed() {
         ),
     ];
     let mut told = Vec::new();
+    let ids = regex::Regex::new("worker-[0-9a-f]{12}").unwrap();
     for (name, spoil, args) in cases {
         let home = Home::new();
         with_server(&home);
@@ -341,7 +345,6 @@ fn what_cannot_be_done_says_why_and_nothing_is_changed() {
             assert!(node["spec"]["unschedulable"].is_null(), "{name}: {node}");
         }
         let err = said.err.replace(home.root().parent().unwrap().to_str().unwrap(), "PLACE");
-        let ids = regex::Regex::new("worker-[0-9a-f]{12}").unwrap();
         let err = snapshot_free(&err);
         told.push(format!("## {name}: {}\n{}", said.code, ids.replace_all(&err, "IMAGE")));
     }
