@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use builder::life::{End, Rollout, Run, State as Row, Wish, history, plan};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use crate::model::{Effect, Killed, Model};
 use crate::sample;
@@ -162,9 +163,12 @@ fn judge(case: &Case) -> Result<End, String> {
 
 #[test]
 fn no_rollout_breaks_a_cluster_and_every_one_ends() {
-    let cases = if sample::is_full() { 2000 } else { 40 };
+    // In the gate always the same: what only chance finds is no reason for a commit to fail.
+    let (cases, rng_seed) =
+        if sample::is_full() { (2000, RngSeed::Random) } else { (40, RngSeed::Fixed(20)) };
     let config = ProptestConfig {
         cases,
+        rng_seed,
         failure_persistence: None,
         max_shrink_iters: 200,
         ..ProptestConfig::default()
