@@ -76,6 +76,9 @@ const UNCORDON: Step =
     row("uncordon", CHANGE, Blame::Onward, on_node::takes_pods, on_node::let_pods_in);
 const ADOPT: Step = row("adopt", CHANGE, Blame::Onward, on_vm::is_adopted, on_vm::adopt);
 const SWEEP: Step = row("sweep", CHANGE, Blame::Onward, on_vm::is_swept, on_vm::sweep);
+/// Proven was some steps ago, and after a kill it may be days: what goes now cannot come back.
+const STILL_READY: Step =
+    row("still-ready", READY, Blame::Onward, on_node::is_ready, on_vm::keep_going);
 const OLD_GONE: Step =
     row("old-gone", CHANGE, Blame::Onward, on_old::old_is_gone, on_old::destroy_old);
 
@@ -157,6 +160,7 @@ static REBUILD: &[Step] = &[
     UNCORDON,
     ADOPT,
     SWEEP,
+    STILL_READY,
     OLD_GONE,
 ];
 
@@ -182,6 +186,7 @@ static REBUILD_SOLE: &[Step] = &[
     UNCORDON,
     ADOPT,
     SWEEP,
+    STILL_READY,
     OLD_GONE,
 ];
 

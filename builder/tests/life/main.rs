@@ -6,6 +6,7 @@
 
 mod back;
 mod disk;
+mod invariants;
 mod kubernetes;
 mod model;
 mod proxmox;

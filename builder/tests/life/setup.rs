@@ -47,6 +47,7 @@ pub fn cluster(servers: usize, agents: usize) -> State {
         races: 0,
         expected: BTreeSet::new(),
         allowed: 1,
+        died: None,
         violations: BTreeSet::new(),
         writes: 0,
         may_lose: false,

@@ -1,5 +1,5 @@
 //! The model's state and what happens in it by itself as time passes: copies end, guests boot, join and
-//! leave, K3s forgets. What must never be is written down as a violation the moment it is.
+//! leave, K3s forgets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -89,6 +89,8 @@ pub struct State {
     /// Members that are in service and are to stay so, and how many may be missing.
     pub expected: BTreeSet<String>,
     pub allowed: usize,
+    /// Who lost its power last, and when.
+    pub died: Option<(String, Duration)>,
     pub violations: BTreeSet<String>,
     /// Writes that were taken, by whomever.
     pub writes: u64,
@@ -115,7 +117,7 @@ impl State {
         Kind::of(self.member(name).unwrap(), &self.members)
     }
 
-    fn is_sole(&self) -> bool {
+    pub fn is_sole(&self) -> bool {
         self.members.iter().any(|m| Kind::of(m, &self.members) == Kind::Sole)
     }
 
@@ -148,7 +150,7 @@ impl State {
         self.votes(db) > db.members.len() / 2
     }
 
-    fn votes(&self, db: &Db) -> usize {
+    pub fn votes(&self, db: &Db) -> usize {
         let voter = |(name, disk): &(&String, &u64)| {
             self.machines.values().any(|m| m.name == **name && m.disk == **disk && self.speaks(m))
         };
@@ -213,6 +215,7 @@ impl State {
         let up = self.machines.values().find(|m| m.name == name && m.up.is_some());
         if let Some(vmid) = up.map(|m| m.place.vmid) {
             self.allowed += 1;
+            self.died = Some((name.to_owned(), self.now));
             self.power_off(vmid);
         }
     }
@@ -327,36 +330,6 @@ impl State {
             self.nfs.clone_from(&self.db);
             let sha256 = format!("{:064x}", self.writes);
             self.answers.insert(nonce.clone(), Snapshot { file: format!("save-{nonce}"), sha256 });
-        }
-    }
-
-    pub fn violate(&mut self, text: &str) {
-        let at = self.now.as_secs();
-        if !self.violations.iter().any(|v| v.ends_with(text)) {
-            self.violations.insert(format!("{at} s: {text}"));
-        }
-    }
-
-    /// What must never be.
-    fn judge(&mut self) {
-        let mut heard = BTreeSet::new();
-        let heard_twice = self.machines.values().filter(|m| m.up.is_some() && m.link);
-        let heard_twice = heard_twice.filter(|m| !heard.insert(&m.name)).map(|m| m.name.clone());
-        for name in heard_twice.collect::<Vec<_>>() {
-            self.violate(&format!("two VMs speak for {name}"));
-        }
-        let out: Vec<_> = self.expected.iter().filter(|name| !self.serves(name)).cloned().collect();
-        let sole_away = self.is_sole() && !self.api();
-        // Without an API nobody can tell, and workloads run on.
-        if out.len() > self.allowed && !sole_away {
-            self.violate(&format!("out of service: {}", out.join(", ")));
-        }
-        if let Some(db) = self.db.as_ref().filter(|_| !self.is_sole()) {
-            let (votes, members) = (self.votes(db), db.members.len());
-            // A member that has joined but boots again after its return does not vote yet.
-            if votes <= members / 2 {
-                self.violate(&format!("{votes} of {members} vote: no quorum"));
-            }
         }
     }
 }
