@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use builder::kubernetes::Kube;
-use builder::life::{Cluster as _, Drain, Failed, Member};
+use builder::life::{Cluster as _, Drain, Failed, Health, Member};
 use e2e::kubernetes::{Cluster, HELLO, NODE};
 use node::config::Role;
 use serde_json::{Value, json};
 
+/// In every node's images; its program takes the name of another as an argument.
+const BUSYBOX: &str = "docker.io/rancher/mirrored-library-busybox:1.37.0";
 const SECOND: &str = "k3s-worker-02";
 const SOON: Duration = Duration::from_mins(3);
 const STRICT: Drain = Drain { empty_dirs: false, force: false };
@@ -259,6 +261,37 @@ fn tokens_are_made_and_taken_back(cluster: &Cluster, kube: &Kube) {
     assert_eq!(kube.tokens_of("k3s-worker-03").unwrap(), Vec::<String>::new());
 }
 
+/// A gate of rollouts: asked again until its Job has ended, and made anew when it failed.
+fn a_job_is_a_gate(cluster: &mut Cluster, kube: &Kube) {
+    let manifest = |word: &str| {
+        let container = json!({"name": "one", "image": BUSYBOX, "args": [word]});
+        let pod =
+            json!({"nodeName": "{node}", "restartPolicy": "Never", "containers": [container]});
+        json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": word},
+            "spec": {"backoffLimit": 0, "template": {"spec": pod}}})
+        .to_string()
+    };
+    let asked = |word: &str| kube.ask_job("gate.yaml", &manifest(word), NODE).unwrap();
+    let why = |health| match health {
+        Health::Bad(why) => why,
+        Health::Good => "good".to_owned(),
+    };
+    assert!(why(asked("true")).ends_with("has just begun"));
+    let mut until = |word: &'static str, want: &'static str| {
+        cluster
+            .until(want, SOON, |_| {
+                let said = why(asked(word));
+                ensure!(said.ends_with(want), "{said}");
+                Ok(())
+            })
+            .unwrap();
+    };
+    until("true", "good");
+    assert_eq!(asked("true"), Health::Good, "asked again, it is the same Job");
+    until("false", "failed");
+    until("false", "has just begun");
+}
+
 fn a_snapshot_is_asked_for(cluster: &Cluster, kube: &Kube) {
     kube.request_snapshot(NODE, "n1").unwrap();
     let path = "{.metadata.annotations.node\\.homelab/snapshot-request}";
@@ -286,6 +319,7 @@ fn a_node_is_emptied_forgotten_and_freed_on_a_real_cluster() -> Result<()> {
     volumes_on_a_nodes_own_disk_are_seen(&mut cluster, &kube);
     tokens_are_made_and_taken_back(&cluster, &kube);
     a_snapshot_is_asked_for(&cluster, &kube);
+    a_job_is_a_gate(&mut cluster, &kube);
     a_node_goes_with_its_password_and_comes_anew(&mut cluster, &kube);
     a_dead_nodes_pods_are_freed(&mut cluster, &kube);
     cluster.stop_server()?;
