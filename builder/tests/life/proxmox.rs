@@ -154,7 +154,9 @@ impl Hypervisor for Model {
             let now = s.now;
             let just = |(name, at): &(String, Duration)| *name == m.name && now < *at + SOON;
             let died = s.died.as_ref().is_some_and(just);
-            if m.joined && s.expected.contains(&m.name) && !s.serves(&m.name) && !died {
+            // A VM of a bad image is nobody's way back.
+            let sound = m.joined && s.traits_of(&m).healthy && s.traits_of(&m).ready;
+            if sound && s.expected.contains(&m.name) && !s.serves(&m.name) && !died {
                 let at = s.now.as_secs();
                 s.violations.insert(format!("{at} s: {place} was the way back of {}", m.name));
             }
