@@ -30,10 +30,14 @@ fn run(model: &Model, node: &str) -> anyhow::Result<Journal> {
     Ok(op.journal().clone())
 }
 
-/// Runs; `None` when it was killed or could not write.
+/// Runs; `None` when it was killed, or could not write or begin: then an hour passes.
 fn survive(model: &Model, node: &str) -> Option<Journal> {
     match catch_unwind(AssertUnwindSafe(|| run(model, node))) {
-        Ok(result) => result.ok(),
+        Ok(Ok(journal)) => Some(journal),
+        Ok(Err(_)) => {
+            model.state().advance(Duration::from_hours(1));
+            None
+        }
         Err(payload) if payload.is::<Killed>() => None,
         Err(payload) => std::panic::resume_unwind(payload),
     }

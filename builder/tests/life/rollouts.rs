@@ -240,7 +240,7 @@ fn a_thousand_nodes_are_rolled_out_in_waves() {
     let before = model.state().now;
     let mut run = Run::new(world, plan(&world, &wish).unwrap()).unwrap();
     run.run().unwrap();
-    assert_eq!(run.rollout().outcome, Some(End::Done));
+    assert_eq!(run.rollout().outcome, Some(End::Done), "{:?}", run.rollout().cause);
     assert!(model.state().violations.is_empty(), "{:?}", model.state().violations);
     let calls = model.tape.lock().unwrap().made.len();
     let hours = model.state().now.saturating_sub(before).as_secs_f64() / 3600.0;
