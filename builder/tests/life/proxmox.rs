@@ -90,13 +90,10 @@ impl Hypervisor for Model {
             }
             let mut copy = machine(s, &name, to, Some(from.image.clone()));
             copy.whole = Some(s.now + COPY);
-            copy.stuck = !s.copies_end;
+            copy.stuck = std::mem::take(&mut s.cut_off);
+            let cut = copy.stuck;
             s.machines.insert(to.vmid, copy);
-            if s.copies_end {
-                Ok(())
-            } else {
-                Err(Failed::Later("the task was cut off".to_owned()))
-            }
+            if cut { Err(Failed::Later("the task was cut off".to_owned())) } else { Ok(()) }
         })
     }
 
