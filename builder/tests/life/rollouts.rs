@@ -162,7 +162,7 @@ fn judge(case: &Case) -> Result<End, String> {
 
 #[test]
 fn no_rollout_breaks_a_cluster_and_every_one_ends() {
-    let cases = if sample::is_full() { 2000 } else { 40 };
+    let cases = if sample::is_full() { 2000 } else { 25 };
     let config = ProptestConfig {
         cases,
         failure_persistence: None,
@@ -227,10 +227,10 @@ fn a_canary_that_is_not_healthy_saves_the_rest() {
     assert!(again.unwrap().rows.is_empty());
 }
 
-/// A thousand nodes in waves: the files of the state folder are all that grows.
+/// Many nodes in waves, ten at once.
 #[test]
-fn a_thousand_nodes_are_rolled_out_in_waves() {
-    let agents = if sample::is_full() { 999 } else { 30 };
+fn many_nodes_are_rolled_out_in_waves() {
+    let agents = if sample::is_full() { 99 } else { 30 };
     let mut state = cluster(1, agents);
     state.allowed = 10;
     let model = Model::new(state);
