@@ -139,15 +139,16 @@ pub fn is_ready(op: &mut Op<'_>) -> Answer<Seen> {
 /// its first answer on it may have taken writes.
 fn is_sole_ready(op: &mut Op<'_>) -> Answer<Seen> {
     on_vm::watch_new(op)?;
-    let node = match node(op) {
-        Ok(node) => node,
-        Err(Failed::Later(why)) => return done_if(false, || format!("its API is away: {why}")),
-        Err(e) => return Err(e),
-    };
+    let answer = node(op);
+    if let Err(Failed::Later(why)) = &answer {
+        return done_if(false, || format!("its API is away: {why}"));
+    }
+    // A refusal is an answer, too.
     if !op.journal.marks.answered {
         op.journal.marks.answered = true;
         op.note_down()?;
     }
+    let node = answer?;
     judge(op, node)
 }
 

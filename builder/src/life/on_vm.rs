@@ -18,6 +18,8 @@ const AGAIN: Duration = Duration::from_mins(4);
 /// A copy that ended without its end (a host that went down) keeps its lock for ever. None of ours
 /// takes this long.
 const STUCK: Duration = Duration::from_mins(30);
+/// Numbers tried in one go.
+const TRIES: usize = 20;
 
 /// The VM at a place if it is this node's: numbers are given again, names are not.
 pub(super) fn ours(op: &Op<'_>, place: &Place) -> Answer<Option<Vm>> {
@@ -101,23 +103,27 @@ fn is_own_copy(op: &Op<'_>, vm: &Vm) -> bool {
 
 /// Makes it, or waits for one under way, or takes another number.
 pub fn clone(op: &mut Op<'_>) -> Answer<()> {
-    let place = new_place(op)?;
-    match op.world.hypervisor.look(&place)? {
-        Found::Free => {
-            let template = checks::template(op)?;
-            match op.world.hypervisor.clone_vm(&template, &place, &op.journal.member) {
-                Err(Failed::Taken(_)) => give_up(op, &place),
-                result => result,
+    // At once, before another node of the same rollout takes that one, too.
+    for _ in 0..TRIES {
+        let place = new_place(op)?;
+        match op.world.hypervisor.look(&place)? {
+            Found::Free => {
+                let template = checks::template(op)?;
+                match op.world.hypervisor.clone_vm(&template, &place, &op.journal.member) {
+                    Err(Failed::Taken(_)) => give_up(op, &place)?,
+                    result => return result,
+                }
             }
+            Found::Vm(vm) if !is_own_copy(op, &vm) => give_up(op, &place)?,
+            Found::Vm(_) | Found::Hidden if number_age(op) > STUCK => {
+                let text = stuck(&place);
+                op.journal.note(text);
+                give_up(op, &place)?;
+            }
+            Found::Vm(_) | Found::Hidden => return Ok(()),
         }
-        Found::Vm(vm) if !is_own_copy(op, &vm) => give_up(op, &place),
-        Found::Vm(_) | Found::Hidden if number_age(op) > STUCK => {
-            let text = stuck(&place);
-            op.journal.note(text);
-            give_up(op, &place)
-        }
-        Found::Vm(_) | Found::Hidden => Ok(()),
     }
+    Err(Failed::Later(format!("{TRIES} numbers one after the other were taken by others")))
 }
 
 /// How long this process waits for the copy at the number of now.

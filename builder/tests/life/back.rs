@@ -30,10 +30,14 @@ fn run(model: &Model, node: &str) -> anyhow::Result<Journal> {
     Ok(op.journal().clone())
 }
 
-/// Runs; `None` when it was killed or could not write.
+/// Runs; `None` when it was killed, or could not write or begin: then an hour passes.
 fn survive(model: &Model, node: &str) -> Option<Journal> {
     match catch_unwind(AssertUnwindSafe(|| run(model, node))) {
-        Ok(result) => result.ok(),
+        Ok(Ok(journal)) => Some(journal),
+        Ok(Err(_)) => {
+            model.state().advance(Duration::from_hours(1));
+            None
+        }
         Err(payload) if payload.is::<Killed>() => None,
         Err(payload) => std::panic::resume_unwind(payload),
     }
@@ -88,7 +92,7 @@ fn the_old_node_comes_back_whatever_happens_on_the_way() {
             edges.iter().flat_map(|n| effects(&made[*n]).into_iter().map(|e| (*n, e))).collect();
         all += cases.len();
         let name = format!("return of {} from {traits:?}", site.2);
-        for n in sample::chosen(&name, cases.len(), 12) {
+        for n in sample::chosen(&name, cases.len(), 8) {
             ran += 1;
             let (at, effect) = cases[n];
             if let Err(e) = returns(site, traits, at, effect) {
@@ -133,7 +137,7 @@ fn an_operator_may_abort_after_any_call() {
         let slow = (0..made.len()).filter(|n| made[*n].slow);
         cases.extend(slow.map(|n| (n, Effect::KilledWithin)));
         all += cases.len();
-        for n in sample::chosen(&format!("abort of {}", site.2), cases.len(), 12) {
+        for n in sample::chosen(&format!("abort of {}", site.2), cases.len(), 8) {
             ran += 1;
             let (at, effect) = cases[n];
             match aborted(site, at, effect) {

@@ -72,7 +72,7 @@ fn a_journal_is_whole_at_every_point_of_a_power_cut() {
         child.output().unwrap().status.code()
     };
     // Some points lie behind the end: there the child ends by itself.
-    let chosen = sample::chosen("power cuts in a write", 150, 8);
+    let chosen = sample::chosen("power cuts in a write", 200, 8);
     let mut cut = 0;
     for point in chosen.iter().map(|n| n + 1) {
         let folder = tempfile::tempdir().unwrap();

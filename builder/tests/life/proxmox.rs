@@ -90,13 +90,10 @@ impl Hypervisor for Model {
             }
             let mut copy = machine(s, &name, to, Some(from.image.clone()));
             copy.whole = Some(s.now + COPY);
-            copy.stuck = !s.copies_end;
+            copy.stuck = std::mem::take(&mut s.cut_off);
+            let cut = copy.stuck;
             s.machines.insert(to.vmid, copy);
-            if s.copies_end {
-                Ok(())
-            } else {
-                Err(Failed::Later("the task was cut off".to_owned()))
-            }
+            if cut { Err(Failed::Later("the task was cut off".to_owned())) } else { Ok(()) }
         })
     }
 
@@ -154,7 +151,9 @@ impl Hypervisor for Model {
             let now = s.now;
             let just = |(name, at): &(String, Duration)| *name == m.name && now < *at + SOON;
             let died = s.died.as_ref().is_some_and(just);
-            if m.joined && s.expected.contains(&m.name) && !s.serves(&m.name) && !died {
+            // A VM of a bad image is nobody's way back.
+            let sound = m.joined && s.traits_of(&m).healthy && s.traits_of(&m).ready;
+            if sound && s.expected.contains(&m.name) && !s.serves(&m.name) && !died {
                 let at = s.now.as_secs();
                 s.violations.insert(format!("{at} s: {place} was the way back of {}", m.name));
             }

@@ -43,7 +43,7 @@ pub fn cluster(servers: usize, agents: usize) -> State {
         evictable: true,
         snapshots: true,
         agents: true,
-        copies_end: true,
+        cut_off: false,
         races: 0,
         expected: BTreeSet::new(),
         allowed: 1,

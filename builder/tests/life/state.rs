@@ -83,7 +83,8 @@ pub struct State {
     pub evictable: bool,
     pub snapshots: bool,
     pub agents: bool,
-    pub copies_end: bool,
+    /// The next copy does not end.
+    pub cut_off: bool,
     /// Numbers that somebody else takes at the moment they are wanted.
     pub races: u32,
     /// Members that are in service and are to stay so, and how many may be missing.

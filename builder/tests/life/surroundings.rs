@@ -36,18 +36,8 @@ fn a_number_that_somebody_else_takes_is_given_up() {
 /// No token can remove it: the operator is told how, and the node gets another number.
 #[test]
 fn a_copy_that_was_cut_off_is_told_and_left() {
-    let model = model(|s| s.copies_end = false);
-    let world = model.world();
-    let journal = builder::life::begin(&world, &request(Operation::Rebuild, "worker-0")).unwrap();
-    let mut op = Op::new(world, journal);
-    while op.journal().given_up.is_empty() {
-        if let builder::life::Tick::Wait(time) = op.tick().unwrap() {
-            model.state().advance(time);
-        }
-    }
-    model.state().copies_end = true;
-    op.run().unwrap();
-    let journal = op.journal();
+    let model = model(|s| s.cut_off = true);
+    let journal = run(&model, &request(Operation::Rebuild, "worker-0"));
     assert_eq!(journal.outcome, Some(Outcome::Done), "{journal:#?}");
     assert!(
         journal.notes[0].contains("`qm unlock 1000 && qm destroy 1000` as root on pve1"),

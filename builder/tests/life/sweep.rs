@@ -262,7 +262,7 @@ fn whatever_happens_at_whichever_call_it_ends_well() {
     for scenario in scenarios() {
         let cases = cases(&scenario);
         all += cases.len();
-        let chosen = sample::chosen(scenario.name, cases.len(), 16);
+        let chosen = sample::chosen(scenario.name, cases.len(), 10);
         let mut counts: BTreeMap<How, usize> = BTreeMap::new();
         for (at, made, effect) in chosen.iter().map(|n| &cases[*n]) {
             ran += 1;
