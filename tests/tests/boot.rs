@@ -96,7 +96,7 @@ const WRONG: [Wrong; 7] = [
     },
     Wrong {
         args: &["--expect", "waiting", "--seed", "broken"],
-        ..Wrong::of("broken identity", "is `localhost`")
+        ..Wrong::of("broken identity", "`localhost` is not a node of cluster")
     },
     Wrong { secret: Some(|| Ok(GARBAGE.to_vec())), ..Wrong::of("broken secret", "join secret is") },
     Wrong {

@@ -60,9 +60,10 @@ pub const NFS_PORT: u16 = 2049;
 
 /// Boots and judges. A boot that fails is a verdict too, not an error.
 ///
-/// QEMU 7.2's emulation now and then breaks a guest's kernel in its first seconds (seen once, and not
-/// again in 22 boots of the same file): such an end is tried once more, and told. A kernel
-/// that is at fault itself ends the same way again.
+/// QEMU 7.2's emulation of two processors now and then lets one run an instruction that the other has
+/// replaced meanwhile (seen twice in some thirty boots on a busy machine: a breakpoint of the kernel's own
+/// patching, hit when it was over), and the kernel panics. Such an end is tried once more, and told. A
+/// kernel that is at fault itself ends the same way again.
 ///
 /// # Errors
 /// The test itself cannot be made: image missing or not the expected one, QEMU missing, no space,

@@ -40,6 +40,9 @@ const MARKS: &[(Phase, &[&str])] = &[
     (Phase::K3s, &["k3s.service", "k3s-agent.service", "k3s["]),
 ];
 
+/// What a panic is called.
+pub(super) const PANIC: &str = "the kernel panicked";
+
 /// What ends a boot at once: text on the console, and what it means.
 const FATAL: &[(&str, &str)] = &[
     ("No bootable device", "the firmware found no bootable disk"),
@@ -47,7 +50,7 @@ const FATAL: &[(&str, &str)] = &[
     ("BdsDxe: No bootable option", "the firmware found no bootable disk"),
     ("grub rescue>", "GRUB does not find its own files (rescue prompt)"),
     ("grub>", "GRUB does not find its configuration (prompt)"),
-    ("Kernel panic - not syncing", "the kernel panicked"),
+    ("Kernel panic - not syncing", PANIC),
     ("(initramfs)", "the initrd did not find the root file system (shell)"),
     ("You are in emergency mode", "systemd went into emergency mode"),
     ("You are in rescue mode", "systemd went into rescue mode"),

@@ -151,11 +151,11 @@ pub fn path_for(image: &Path) -> PathBuf {
 }
 
 impl Verdict {
-    /// The cause, where the kernel ended in its own first seconds under emulation.
+    /// The cause, where the kernel panicked under emulation.
     pub(super) fn emulators_own(&self) -> Option<String> {
         let cause = self.cause.as_ref().filter(|c| c.kind == Kind::Console)?;
-        let early = self.phases.last().is_some_and(|last| last.phase == Phase::Kernel);
-        (early && self.accel == Accel::Tcg).then(|| cause.text.clone())
+        let panicked = cause.text.starts_with(super::phase::PANIC);
+        (panicked && self.accel == Accel::Tcg).then(|| cause.text.clone())
     }
 
     /// Records a pass beside the image; after a failure removes an earlier pass, which no longer
@@ -268,17 +268,17 @@ mod tests {
     }
 
     #[test]
-    fn only_a_kernels_end_under_emulation_is_worth_a_second_try() {
-        let ended = |kind, phase, accel| {
+    fn only_a_panic_under_emulation_is_worth_a_second_try() {
+        let ended = |text: &str, accel| {
             let mut verdict = Verdict { accel, ..verdict(false) };
-            verdict.cause.as_mut().unwrap().kind = kind;
-            verdict.phases.push(PhaseTime { phase, seconds: 5.0 });
+            let cause = verdict.cause.as_mut().unwrap();
+            (cause.kind, cause.text) = (Kind::Console, text.into());
             verdict.emulators_own().is_some()
         };
-        assert!(ended(Kind::Console, Phase::Kernel, Accel::Tcg));
-        assert!(!ended(Kind::Console, Phase::Kernel, Accel::Kvm));
-        assert!(!ended(Kind::Console, Phase::Systemd, Accel::Tcg));
-        assert!(!ended(Kind::Deadline, Phase::Kernel, Accel::Tcg));
+        assert!(ended("the kernel panicked, in phase `k3s`: [ 1.0] Kernel panic", Accel::Tcg));
+        assert!(!ended("the kernel panicked, in phase `k3s`: [ 1.0] Kernel panic", Accel::Kvm));
+        assert!(!ended("GRUB does not find its own files", Accel::Tcg));
+        assert_eq!(verdict(false).emulators_own(), None);
         assert_eq!(verdict(true).emulators_own(), None);
     }
 
