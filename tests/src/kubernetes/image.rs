@@ -18,7 +18,7 @@ pub struct Image {
     config: Value,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 enum Layer {
     /// A program of this host, at a path of the image.
     Programs(Vec<(PathBuf, String)>),
@@ -50,24 +50,48 @@ impl Image {
     /// # Errors
     /// A file cannot be read or written.
     pub fn write(&self, archive: &Path) -> Result<()> {
-        let layer = match &self.layer {
-            Layer::Programs(programs) => layer_of(programs)?,
-            Layer::Tar(path) => {
-                let mut content = Vec::new();
-                fs::File::open(path)?.read_to_end(&mut content)?;
-                content
-            }
-        };
-        let config = json!({"architecture": "amd64", "os": "linux", "config": self.config,
-            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", Digest::of(&layer))]}});
-        let index = json!([{"Config": "config.json", "RepoTags": [self.reference],
-            "Layers": ["layer.tar"]}]);
+        Self::write_all(std::slice::from_ref(self), archive)
+    }
+
+    /// Writes several as one archive. What they have in common is in it once.
+    ///
+    /// # Errors
+    /// As [`Image::write`].
+    pub fn write_all(images: &[Self], archive: &Path) -> Result<()> {
         let mut out = tar::Builder::new(fs::File::create(archive)?);
-        add(&mut out, "layer.tar", 0o644, &layer)?;
-        add(&mut out, "config.json", 0o644, config.to_string().as_bytes())?;
-        add(&mut out, "manifest.json", 0o644, index.to_string().as_bytes())?;
+        let mut layers: Vec<(&Layer, Digest)> = Vec::new();
+        let mut index = Vec::new();
+        for (number, image) in images.iter().enumerate() {
+            if !layers.iter().any(|(layer, _)| *layer == &image.layer) {
+                let content = image.layer.read()?;
+                add(&mut out, &format!("layer{}.tar", layers.len()), 0o644, &content)?;
+                layers.push((&image.layer, Digest::of(&content)));
+            }
+            let found = layers.iter().position(|(layer, _)| *layer == &image.layer);
+            let layer = found.unwrap_or_default();
+            let config = json!({"architecture": "amd64", "os": "linux", "config": image.config,
+                "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", layers[layer].1)]}});
+            let name = format!("config{number}.json");
+            add(&mut out, &name, 0o644, config.to_string().as_bytes())?;
+            index.push(json!({"Config": name, "RepoTags": [image.reference],
+                "Layers": [format!("layer{layer}.tar")]}));
+        }
+        add(&mut out, "manifest.json", 0o644, Value::from(index).to_string().as_bytes())?;
         out.into_inner()?;
         Ok(())
+    }
+}
+
+impl Layer {
+    fn read(&self) -> Result<Vec<u8>> {
+        match self {
+            Self::Programs(programs) => layer_of(programs),
+            Self::Tar(path) => {
+                let mut content = Vec::new();
+                fs::File::open(path)?.read_to_end(&mut content)?;
+                Ok(content)
+            }
+        }
     }
 }
 
@@ -109,8 +133,8 @@ mod tests {
             entry.read_to_end(&mut content).unwrap();
             found.insert(entry.path().unwrap().display().to_string(), content);
         }
-        let config: Value = serde_json::from_slice(&found["config.json"]).unwrap();
-        let digest = format!("sha256:{}", Digest::of(&found["layer.tar"]));
+        let config: Value = serde_json::from_slice(&found["config0.json"]).unwrap();
+        let digest = format!("sha256:{}", Digest::of(&found["layer0.tar"]));
         assert_eq!(config["rootfs"]["diff_ids"][0], digest);
         assert_eq!(config["config"]["Entrypoint"][0], "/p");
         let index: Value = serde_json::from_slice(&found["manifest.json"]).unwrap();

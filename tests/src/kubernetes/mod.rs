@@ -42,6 +42,8 @@ pub const HELLO: &str = "docker.io/library/standin-hello:1";
 pub const SERVER: &str = "k3s-master";
 /// Name of the first node.
 pub const NODE: &str = "k3s-worker-01";
+/// What the images say to their kubelets.
+const KUBELET: &str = "images/base/etc/rancher/k3s/kubelet.conf";
 /// From a start to an answer, and from a join to Ready: 8 and 15 s on an idle machine.
 pub const LIMIT: Duration = Duration::from_mins(4);
 const POLL: Duration = Duration::from_millis(250);
@@ -189,6 +191,8 @@ impl Cluster {
         let settings = json!({
             "server": format!("https://{}:6443", self.server.address), "token": token("agent"),
             "node-name": name, "node-ip": node.address,
+            // The kubelet's settings of our images.
+            "kubelet-arg": [format!("config={}", repository().join(KUBELET).display())],
         });
         node.run("agent", &settings, &self.images)?;
         self.nodes.push(node);
@@ -244,11 +248,19 @@ impl Cluster {
     /// # Errors
     /// It cannot be written or is refused.
     pub fn import(&self, image: &Image) -> Result<()> {
+        self.import_all(std::slice::from_ref(image))
+    }
+
+    /// As [`Cluster::import`], of several at once.
+    ///
+    /// # Errors
+    /// As [`Cluster::import`].
+    pub fn import_all(&self, images: &[Image]) -> Result<()> {
         let archive = self.place.path().join("image.tar");
-        image.write(&archive)?;
+        Image::write_all(images, &archive)?;
+        let names: Vec<_> = images.iter().map(|image| image.reference.as_str()).collect();
         for node in &self.nodes {
-            node.import(&archive)
-                .with_context(|| format!("{} on {}", image.reference, node.name))?;
+            node.import(&archive).with_context(|| format!("{names:?} on {}", node.name))?;
         }
         fs::remove_file(archive)?;
         Ok(())
