@@ -72,7 +72,7 @@ enum Stop {
 
 /// Starts a build and stops it. `None` when the build was faster.
 fn stopped(lab: &Lab, stop: Stop, stage: &str, after: Duration) -> Option<Ended> {
-    let mut running = Running::start(lab.image().process_group(0)).unwrap();
+    let mut running = Running::start(interruptible(&lab.image()).process_group(0)).unwrap();
     assert!(running.wait_for(|line| begins(stage, line)).unwrap(), "{stage} never began");
     std::thread::sleep(after);
     match stop {
@@ -87,6 +87,22 @@ fn stopped(lab: &Lab, stop: Stop, stage: &str, after: Duration) -> Option<Ended>
     // Stopped by the signal, not by a defect of its own.
     assert!(matches!(ended.code(), None | Some(0 | 1)), "{}", ended.stderr());
     (ended.code() != Some(0)).then_some(ended)
+}
+
+/// The same command with Ctrl-C as in a terminal: what a shell starts in the background ignores it.
+fn interruptible(command: &Command) -> Command {
+    let mut through = Command::new("env");
+    through.arg("--default-signal=INT").arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => through.env(name, value),
+            None => through.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        through.current_dir(folder);
+    }
+    through
 }
 
 /// A lab where `stage` is the first to be made, or one of the first.
