@@ -98,7 +98,11 @@ const WRONG: [Wrong; 7] = [
         args: &["--expect", "waiting", "--seed", "broken"],
         ..Wrong::of("broken identity", "`localhost` is not a node of cluster")
     },
-    Wrong { secret: Some(|| Ok(GARBAGE.to_vec())), ..Wrong::of("broken secret", "join secret is") },
+    Wrong {
+        // With its line's end: without one it could still be on its way.
+        secret: Some(|| Ok([GARBAGE, b"\n"].concat())),
+        ..Wrong::of("broken secret", "does not start with `firstboot-join-1`")
+    },
     Wrong {
         secret: Some(secret_of_another),
         ..Wrong::of("contradictory secret", "is for node `k3s-worker-02`, this is `k3s-worker-01`")
