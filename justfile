@@ -51,15 +51,18 @@ unit:
     cd tests/k3s-standin && {{ go_env }} go test ./...
 
 # Whole images: builds, kills, boots (a sample chosen by the commit; `just full` runs all)
-e2e: build
+e2e: e2e-images
+    E2E_IMAGES=target/e2e-images cargo test --package e2e --tests --no-fail-fast -- --test-threads=1 --nocapture
+
+# The stand-in, helm and the images that e2e tests use; their paths are in target/e2e-images
+e2e-images: build
     tests/k3s-standin/build.sh
     tests/helm.sh
     tests/image.sh all >target/e2e-images
-    E2E_IMAGES=target/e2e-images cargo test --package e2e --tests -- --test-threads=1 --nocapture
 
-# All tests without sampling; writes its dated result to docs/results.md
-full:
-    tests/full.sh
+# All tests without sampling; writes its dated result to docs/results.md (`--again`: also what passed on this commit)
+full *args:
+    tests/full.sh {{ args }}
 
 # Licences, advisories and sources of all crates
 deny:
@@ -72,6 +75,10 @@ bench *args: build
 # firstboot's own time, memory and size, on a root prefix; writes benches/firstboot.md
 bench-firstboot *args: firstboot
     nice python3 benches/firstboot.py {{ args }}
+
+# What people wait for at the operator's commands; writes benches/builder.md (needs target/image.lock)
+bench-builder *args: build
+    nice python3 benches/builder.py {{ args }}
 
 # The documents against schemas, packages and files (needs python3 3.11); `--write` renews tables
 docs *args:
