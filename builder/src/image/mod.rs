@@ -200,7 +200,8 @@ impl Build<'_> {
         let packages = plan.base.packages.iter().map(|p| (p.name.clone(), p.version.clone()));
         let packages = packages.collect();
         let config = plan.facts.node_config(&plan.id, &plan.cluster);
-        overlay::add_own(&mut overlay, &plan.firstboot.0, &config, &packages, &identity)?;
+        let firstboot = (plan.firstboot.0.as_path(), &plan.firstboot.1);
+        overlay::add_own(&mut overlay, firstboot, &config, &packages, &identity)?;
         if let Some(bundle) = &plan.bundle {
             for (path, bytes) in crate::bundle::pack(bundle, self.store)? {
                 overlay.file(&format!("{}/{path}", node::bundle::FOLDER), bytes, 0o644)?;
