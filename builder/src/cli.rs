@@ -198,6 +198,9 @@ pub struct LockArgs {
 /// Arguments of `fetch`.
 #[derive(Debug, Args)]
 pub struct FetchArgs {
+    /// Only these released files, by their names in the lock
+    #[arg(value_name = "NAME", conflicts_with = "packages")]
+    pub names: Vec<String>,
     /// Only the released files, such as K3s
     #[arg(long, conflicts_with = "packages")]
     pub artifacts: bool,
@@ -269,7 +272,7 @@ pub enum CacheCommand {
 /// Arguments of `cache gc`.
 #[derive(Debug, Args)]
 pub struct GcArgs {
-    /// How many of the last images of each profile keep their inputs
+    /// How many of the last images, of whatever profile, keep what they use
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub keep: usize,
     /// Say what would go, and leave it

@@ -205,6 +205,69 @@ fn wrong_arguments_are_usage_errors() {
 }
 
 #[test]
+fn data_of_the_cache_is_json_where_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let part = dir.path().join("tmp/half.part");
+    fs::create_dir_all(part.parent().unwrap()).unwrap();
+    fs::write(&part, "half").unwrap();
+    for (args, list) in [(["cache", "ls"], "entries"), (["cache", "gc"], "removed")] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_builder"));
+        command.args(args).arg("--json").current_dir(valid()).env("BUILDER_CACHE", dir.path());
+        let output = command.output().unwrap();
+        let data: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(data[list][0]["name"], "half.part", "{args:?}");
+    }
+    assert!(!part.exists());
+}
+
+/// A lock of these released files, each in a file of its own but for the last, which is nowhere.
+fn released(folder: &Path, names: &[&str]) -> PathBuf {
+    let artifact = |name: &&str| {
+        let file = folder.join(name);
+        if names.last() != Some(name) {
+            fs::write(&file, name).unwrap();
+        }
+        let (url, digest) = (file.display(), node::values::Digest::of(name));
+        format!(
+            "[[artifact]]\nname = \"{name}\"\nkind = \"chart\"\nversion = \"1\"\nurl = \"{url}\"\n\
+             sha256 = \"{digest}\"\nsource = \"this test\"\n"
+        )
+    };
+    let text = names.iter().map(artifact).collect::<String>();
+    let lock = folder.join("some.lock");
+    fs::write(&lock, format!("schema = 1\n{text}")).unwrap();
+    lock
+}
+
+#[test]
+fn released_files_are_fetched_by_name_whatever_the_others_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = released(dir.path(), &["one", "two", "gone"]).display().to_string();
+    let fetch = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_builder"));
+        command.args(["fetch", "--lock", &lock]).args(args).current_dir(valid());
+        let output = command.env("BUILDER_CACHE", dir.path().join("cache")).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, stderr) = fetch(&["two", "one"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.ends_with("two, one are here\n"), "{stderr}");
+    assert_eq!(fetch(&["--artifacts"]).0, Some(1));
+    let (code, stderr) = fetch(&["three"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("the lock has no artifact `three`"), "{stderr}");
+}
+
+#[test]
+fn a_profile_that_is_not_there_is_told_with_the_one_that_was_meant() {
+    for command in ["image", "boot", "push"] {
+        let (code, stdout, stderr) = run(&[command, "--profile", "wroker"], &shipped());
+        assert_eq!((code, stdout.as_str()), (2, ""), "{command}: {stderr}");
+        assert!(stderr.ends_with("hint: did you mean `worker`?\n"), "{command}: {stderr}");
+    }
+}
+
+#[test]
 fn committed_schemas_are_those_of_the_types() {
     for kind in ["image", "profile", "cluster", "bundle", "release", "lock"] {
         let (code, stdout, stderr) = run(&["schema", kind], &shipped());

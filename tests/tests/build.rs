@@ -27,6 +27,12 @@ fn product(ended: &Ended) -> Product {
     Product::read(Path::new(ended.only_line().unwrap())).unwrap()
 }
 
+/// How long ago an image became the newest of its profile.
+fn age(image: &Product) -> Duration {
+    let manifest = fs::metadata(image.qcow2.with_extension("manifest.json")).unwrap();
+    manifest.modified().unwrap().elapsed().unwrap()
+}
+
 /// One lab through the story of a working day: build, nothing, an unrelated change, a real one.
 #[test]
 fn only_what_changed_is_made_again() {
@@ -54,6 +60,14 @@ fn only_what_changed_is_made_again() {
     is_within_memory(&ended);
 
     fs::remove_file(lab.project.join("images/base/etc/e2e-marker")).unwrap();
+    let (ended, back) = lab.build().unwrap();
+    assert_eq!((ended.made(), &back), (vec![], &first));
+    assert!(age(&first) < age(&changed), "`boot --profile` would take the image of before");
+
+    fs::remove_dir_all(lab.cache.stage("tools")).unwrap();
+    let (ended, back) = lab.build().unwrap();
+    assert_eq!((ended.made(), &back), (vec!["tools"], &first), "nothing could boot the image");
+
     fs::remove_file(&first.qcow2).unwrap();
     let (_, back) = lab.build().unwrap();
     assert_eq!(back, first, "the same inputs give the same image again");

@@ -74,12 +74,12 @@ const RULES: &[Rule] = &[
     Rule {
         name: "image-id",
         judge: image_version,
-        fix: "the image does not hold the manifest's id; build it again",
+        fix: "the image does not hold the manifest's id; remove it and build it again",
     },
     Rule {
         name: "report's image-id",
         judge: report_image,
-        fix: "node.json and manifest are of different builds; build the image again",
+        fix: "node.json and manifest are of different builds; remove the image and build it again",
     },
     Rule {
         name: "failed units",

@@ -137,7 +137,7 @@ fn hash(plan: &BootPlan, ui: &Ui) -> Result<Digest> {
         ensure!(
             digest == *expected,
             "{} is not the file its manifest describes: sha256 {digest}, manifest {expected}; \
-             build the image again",
+             remove it and build the image again",
             plan.image.display()
         );
     }
@@ -298,7 +298,7 @@ fn finish(plan: &BootPlan, verdict: &mut Verdict) -> Result<()> {
         verdict.cause = Some(Cause {
             kind: Kind::Image,
             text: format!("the boot changed the image file: sha256 {after} now"),
-            fix: "something else writes to it; build it again".into(),
+            fix: "something else writes to it; remove it and build it again".into(),
         });
     }
     if verdict.passed {

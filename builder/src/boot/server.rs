@@ -52,7 +52,9 @@ impl Server {
         let keys = config_of(folder, &agent_token, address.port(), api);
         fs::write(&config, keys.to_string())?;
         let log = folder.join("server.log");
-        let mut command = Command::new(k3s);
+        // The kernel tells it when this process is gone, however that ends: nobody else would.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "--"]).arg(k3s);
         command.arg("server").env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("K3S_CONFIG_FILE", &config).env("HOME", folder);
         // The stand-in can keep everything of a node below one folder; K3s itself ignores this.
@@ -143,12 +145,49 @@ fn last_line(log: &Path) -> String {
 mod tests {
     use super::*;
 
+    /// Answers as a K3s server does, until it is told to end.
+    const ANSWERS: &str = r#"#!/usr/bin/env python3
+import json, os, socket, time
+config = json.load(open(os.environ["K3S_CONFIG_FILE"]))
+listening = socket.create_server(("127.0.0.1", config["https-listen-port"]))
+os.makedirs(config["data-dir"] + "/server")
+open(config["data-dir"] + "/server/agent-token", "w").write("token")
+time.sleep(60)
+"#;
+
+    fn program(folder: &Path, text: &str) -> PathBuf {
+        let k3s = folder.join("k3s");
+        fs::write(&k3s, text).unwrap();
+        fs::set_permissions(&k3s, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        k3s
+    }
+
+    #[test]
+    fn a_server_ends_with_who_started_it_also_when_nobody_ends_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (k3s, folder) = (program(dir.path(), ANSWERS), dir.path().to_owned());
+        // The kernel's promise is to the thread that started it, which here ends as a killed builder does.
+        let started = std::thread::spawn(move || {
+            let api = Ipv4Addr::new(192, 168, 2, 20);
+            let server = Server::start(&k3s, &folder, api, &Ui::new(true)).unwrap();
+            std::mem::ManuallyDrop::new(server)
+        });
+        let mut server = started.join().unwrap();
+        let end = Instant::now() + STOP_LIMIT;
+        while server.child.try_wait().unwrap().is_none() {
+            if Instant::now() > end {
+                drop(std::mem::ManuallyDrop::into_inner(server));
+                panic!("it runs on");
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
     #[test]
     fn a_server_that_dies_is_told_with_its_last_words() {
         let dir = tempfile::tempdir().unwrap();
-        let k3s = dir.path().join("k3s");
-        fs::write(&k3s, "#!/bin/sh\necho starting\necho 'fatal: no memory' >&2\nexit 3\n").unwrap();
-        fs::set_permissions(&k3s, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let dies = "#!/bin/sh\necho starting\necho 'fatal: no memory' >&2\nexit 3\n";
+        let k3s = program(dir.path(), dies);
         let api = Ipv4Addr::new(192, 168, 2, 20);
         let text = Server::start(&k3s, dir.path(), api, &Ui::new(true)).unwrap_err().to_string();
         assert!(text.contains("exit status: 3: fatal: no memory"), "{text}");

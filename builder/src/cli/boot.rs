@@ -73,7 +73,7 @@ pub struct BootArgs {
     /// Memory of the guest [default: the node's, at most 4 GiB]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Size>,
-    /// Virtual CPUs of the guest [default: as many as the host has]
+    /// Virtual CPUs of the guest [default: the node's, at most the host's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub cpus: Option<u32>,
 }

@@ -38,7 +38,7 @@ const MEMORY: Size = Size::from_bytes(4 << 30);
 #[expect(clippy::print_stdout, reason = "the verdict is the command's data")]
 pub fn run(ctx: &Context, args: &BootArgs) -> Result<ExitCode> {
     let project = ctx.project()?;
-    let image = image(ctx, args)?;
+    let image = image(ctx, &project, args)?;
     let manifest = Manifest::beside(&image)?;
     let node = node(&project, &manifest, args)?;
     let role = project.profile(&node.profile)?.role;
@@ -69,11 +69,12 @@ pub fn run(ctx: &Context, args: &BootArgs) -> Result<ExitCode> {
 }
 
 /// The image named, or the newest of the profile.
-fn image(ctx: &Context, args: &BootArgs) -> Result<PathBuf> {
-    match &args.image {
-        Some(image) => Ok(image.clone()),
-        None => newest(ctx, &args.out, args.profile.as_deref().unwrap_or_default()),
+fn image(ctx: &Context, project: &Project, args: &BootArgs) -> Result<PathBuf> {
+    if let Some(image) = &args.image {
+        return Ok(image.clone());
     }
+    let profile = project.profile(args.profile.as_deref().unwrap_or_default())?;
+    newest(ctx, &args.out, profile.name.as_str())
 }
 
 fn node<'a>(project: &'a Project, manifest: &Manifest, args: &BootArgs) -> Result<&'a NodeSpec> {

@@ -1,6 +1,5 @@
 //! `builder cache ls|gc`: what the cache holds, for which images, and the removal of the rest.
 
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -10,7 +9,7 @@ use node::values::Digest;
 use super::{Context, inputs};
 use crate::cli::CacheCommand;
 use crate::lock::Lock;
-use crate::store::{Entry, Kind, Store};
+use crate::store::{Entry, GcReport, Kind, Store};
 use crate::ui::Ui;
 
 /// `builder cache`.
@@ -29,7 +28,8 @@ pub fn run(ctx: &Context, command: &CacheCommand) -> Result<ExitCode> {
         }
         CacheCommand::Gc(args) => {
             let lock = Lock::read_or_empty(&ctx.root()?.join(inputs::LOCK))?;
-            run_gc(&store, &lock, args.keep, args.dry_run, &mut out, &ctx.ui)?;
+            let report = store.gc(args.keep, &lock.digests().collect(), args.dry_run)?;
+            show_gc(&report, args.dry_run, ctx.json, &mut out, &ctx.ui)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -57,19 +57,20 @@ pub fn run_ls(store: &Store, lock: &Lock, json: bool, out: &mut impl Write, ui: 
     Ok(())
 }
 
-/// `builder cache gc`: keeps what the `keep_images` newest builds and the lock use.
-pub fn run_gc(
-    store: &Store,
-    lock: &Lock,
-    keep_images: usize,
+/// `builder cache gc`: one line per thing that went, or all as JSON.
+fn show_gc(
+    report: &GcReport,
     dry_run: bool,
+    json: bool,
     out: &mut impl Write,
     ui: &Ui,
 ) -> Result<()> {
-    let keep: BTreeSet<Digest> = lock.digests().collect();
-    let report = store.gc(keep_images, &keep, dry_run)?;
-    for entry in &report.removed {
-        writeln!(out, "{}", line(entry))?;
+    if json {
+        writeln!(out, "{}", serde_json::to_string_pretty(report)?)?;
+    } else {
+        for entry in &report.removed {
+            writeln!(out, "{}", line(entry))?;
+        }
     }
     let verb = if dry_run { "would free" } else { "freed" };
     let (freed, kept) = (mebibytes(report.freed), mebibytes(report.kept));

@@ -18,7 +18,7 @@ pub fn run(ctx: &Context, args: &FetchArgs) -> Result<ExitCode> {
     let mut sources = Sources::new(&ctx.root()?.join(&args.lock), &[], &args.source)?;
     sources.fetch.deadline = args.deadline;
     let Sources { lock, store, mirrors, fetch, .. } = &sources;
-    if !args.artifacts {
+    if !args.artifacts && args.names.is_empty() {
         for request in all_requests(&project)? {
             let set = lock.base(&request)?;
             fetch_base(store, set, &request, mirrors, &ctx.ui, fetch)?;
@@ -27,7 +27,10 @@ pub fn run(ctx: &Context, args: &FetchArgs) -> Result<ExitCode> {
     }
     if !args.packages {
         let here = lock.artifacts.values().filter(|a| !a.left_out);
-        let names: Vec<&str> = here.map(|a| a.name.as_str()).collect();
+        let names: Vec<&str> = match args.names.as_slice() {
+            [] => here.map(|a| a.name.as_str()).collect(),
+            names => names.iter().map(String::as_str).collect(),
+        };
         fetch_artifacts(store, lock, &names, &ctx.ui, fetch)?;
         ctx.ui.line(format!("{} are here", names.join(", ")));
     }

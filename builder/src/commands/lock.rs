@@ -29,6 +29,8 @@ pub struct LockOptions {
 pub struct LockInputs<'a> {
     /// The lock file.
     pub path: &'a Path,
+    /// The lock to start from where that one is not there yet.
+    pub start: &'a Path,
     /// All package sets the images need; what the lock has beyond them is dropped.
     pub requests: &'a [SetRequest],
     /// Where the package mirrors are.
@@ -52,14 +54,17 @@ pub fn run(ctx: &Context, args: &LockArgs) -> Result<ExitCode> {
     let options =
         LockOptions { update, standins: args.standins.clone(), offline: args.source.offline };
     // A stand-in's lock is made beside the project's own and starts from it.
-    let own = ctx.root()?.join(inputs::LOCK);
-    if !path.exists() && path != own && own.exists() {
-        Lock::read(&own)?.write(&path)?;
-    }
+    let start = ctx.root()?.join(inputs::LOCK);
     let requests = inputs::all_requests(&project)?;
     let mirrors = inputs::mirrors(&args.source)?;
     let store = Store::open(None)?;
-    let found = LockInputs { path: &path, requests: &requests, mirrors: &mirrors, store: &store };
+    let found = LockInputs {
+        path: &path,
+        start: &start,
+        requests: &requests,
+        mirrors: &mirrors,
+        store: &store,
+    };
     run_lock(&found, &options, &ctx.ui)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -68,7 +73,8 @@ pub fn run(ctx: &Context, args: &LockArgs) -> Result<ExitCode> {
 /// the lock if it changed. Artifacts stay as they are: their digests are facts that people enter
 /// with their source.
 pub fn run_lock(inputs: &LockInputs, options: &LockOptions, ui: &Ui) -> Result<Lock> {
-    let old = Lock::read_or_empty(inputs.path)?;
+    let there = inputs.path.try_exists()?;
+    let old = Lock::read_or_empty(if there { inputs.path } else { inputs.start })?;
     check_names(&old, inputs.requests, &options.update)?;
     let mut lock = Lock { artifacts: old.artifacts.clone(), ..Lock::default() };
     for request in inputs.requests {
@@ -91,7 +97,7 @@ pub fn run_lock(inputs: &LockInputs, options: &LockOptions, ui: &Ui) -> Result<L
     if !left_out.is_empty() {
         ui.warn(format!("the bundle goes on without the charts {}", left_out.join(", ")));
     }
-    if lock == old && inputs.path.exists() {
+    if lock == old && there {
         ui.line(format!("{} is up to date", inputs.path.display()));
     } else {
         lock.write(inputs.path)?;
@@ -182,7 +188,8 @@ mod tests {
     fn relock(folder: &Path, requests: &[SetRequest], options: &LockOptions) -> Result<Lock> {
         let store = Store::open(Some(&folder.join("cache")))?;
         let (mirrors, path) = (Mirrors::default(), folder.join("builder.lock"));
-        let inputs = LockInputs { path: &path, requests, mirrors: &mirrors, store: &store };
+        let (start, store) = (&path, &store);
+        let inputs = LockInputs { path: &path, start, requests, mirrors: &mirrors, store };
         run_lock(&inputs, options, &Ui::new(true))
     }
 
@@ -205,6 +212,24 @@ mod tests {
         let lock = relock(dir.path(), &[], &offline).unwrap();
         assert!(lock.bases.is_empty(), "what nobody asks for is dropped");
         assert_eq!(Lock::read(&path).unwrap(), lock);
+    }
+
+    #[test]
+    fn another_lock_starts_from_the_projects_and_is_only_there_when_it_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let (request, start) = locked(dir.path());
+        let (path, store) = (dir.path().join("other.lock"), dir.path().join("cache"));
+        let (mirrors, store) = (Mirrors::default(), Store::open(Some(&store)).unwrap());
+        let requests = &[request];
+        let inputs =
+            LockInputs { path: &path, start: &start, requests, mirrors: &mirrors, store: &store };
+        let standins = vec![("k3s".to_owned(), dir.path().join("nothing"))];
+        let options = LockOptions { offline: true, standins, ..LockOptions::default() };
+        run_lock(&inputs, &options, &Ui::new(true)).unwrap_err();
+        assert!(!path.exists(), "a lock without the stand-in that was asked for");
+        let options = LockOptions { offline: true, ..LockOptions::default() };
+        run_lock(&inputs, &options, &Ui::new(true)).unwrap();
+        assert_eq!(Lock::read(&path).unwrap(), Lock::read(&start).unwrap());
     }
 
     #[test]

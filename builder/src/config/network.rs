@@ -125,6 +125,9 @@ pub fn check_api(
         (true, Some(_)) => doc
             .problem(&at.span(), "is declared virtual, but is the address of a node")
             .hint("take a free address, or leave out `api_is_virtual`".to_owned()),
+        (true, None) if network.is_some_and(|n| n.gateway == api) => {
+            doc.problem(&at.span(), "is the address of the gateway")
+        }
         (true, None) => match network.and_then(|n| n.refuses(api)) {
             Some(why) => doc.problem(&at.span(), why),
             None => return,

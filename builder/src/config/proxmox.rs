@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::common::{text, texts};
 use super::document::{At, Document};
-use super::problem::Problems;
+use super::problem::{Problem, Problems};
 use super::raw_cluster::{RawCluster, RawHost, RawProxmox};
 use super::syntax;
 
@@ -101,9 +101,8 @@ pub fn check(
     let templates = range(doc, own.templates.as_ref(), TEMPLATES, problems);
     check_templates(doc, templates, raw, problems);
     let spares = range(doc, own.spares.as_ref(), SPARES, problems);
-    if let (true, Some(at)) = (spares.0 <= templates.1 && templates.0 <= spares.1, &own.spares) {
-        let rule = format!("overlaps the templates' numbers, {}-{}", templates.0, templates.1);
-        problems.push(doc.problem(&at.span(), rule));
+    if spares.0 <= templates.1 && templates.0 <= spares.1 {
+        problems.extend(overlap(doc, own, spares, templates));
     }
     let place = Place { endpoint: None, storage: storage?, import_storage: import? };
     let hosts = hosts(doc, own, raw, &place, problems);
@@ -142,6 +141,26 @@ fn range(
         problems.push(doc.problem(&at.span(), rule));
     }
     range.unwrap_or(default)
+}
+
+/// Told where the file names numbers: those it leaves out overlap nothing by themselves.
+fn overlap(
+    doc: &Document,
+    own: &RawProxmox,
+    spares: (u32, u32),
+    templates: (u32, u32),
+) -> Option<Problem> {
+    let told = |at: &At<String>, whose: &str, (first, last): (u32, u32)| {
+        doc.problem(&at.span(), format!("overlaps {whose} numbers, {first}-{last}"))
+    };
+    match (&own.spares, &own.templates) {
+        (Some(at), _) => Some(told(at, "the templates'", templates)),
+        (None, Some(at)) => {
+            let hint = "take others, or move proxmox.spares, which is left out".to_owned();
+            Some(told(at, "the spares'", spares).hint(hint))
+        }
+        (None, None) => None,
+    }
 }
 
 /// No node's number may be a template's.

@@ -56,10 +56,10 @@ pub(super) fn bring(
     progress: &Progress,
 ) -> Result<()> {
     let download = Download { store, want, client, ui, options, progress };
-    let Some(mut part) = download.take_part()? else { return Ok(()) };
     if want.urls.is_empty() {
         bail!("there is no address to fetch it from; give it with --artifact NAME=PATH");
     }
+    let Some(mut part) = download.take_part()? else { return Ok(()) };
     let result = download.try_all(&mut part);
     if result.is_err() && part.size == 0 {
         // Nothing to resume from. Still ours, so nobody else has it open to write.

@@ -169,6 +169,15 @@ fn the_next_address_is_tried_and_only_if_all_say_so_a_file_is_gone() {
 }
 
 #[test]
+fn what_is_to_be_had_nowhere_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(Some(dir.path())).unwrap();
+    let error = fetch(&store, &[want(&[])], &Ui::new(true), &options()).unwrap_err();
+    assert!(error.to_string().contains("give it with --artifact NAME=PATH"), "{error}");
+    assert_eq!(left(dir.path()), Vec::<String>::new());
+}
+
+#[test]
 fn offline_names_and_counts_what_is_missing() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(Some(dir.path())).unwrap();

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use fs_err as fs;
-use node::command::{Run, check};
+use node::command::Run;
 use node::packages::Packages;
 use node::values::Digest;
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,9 @@ pub const TAR: &str = "root.tar";
 /// Bytes the tree and its packages take while mmdebstrap works (measured: 0.6 GB).
 const TREE_BYTES: u64 = 1 << 30;
 const FACTS: &str = "facts.json";
+/// Lines of mmdebstrap's, and characters of each, that an error shows.
+const SAID_LINES: usize = 15;
+const SAID_WIDTH: usize = 300;
 
 /// What later stages need to know of the base without reading its tar again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -108,7 +111,8 @@ fn run_mmdebstrap(
     // If this process is killed, so is mmdebstrap, which then cleans up after itself.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM"]).args(own_mounts);
-    command.args(["mmdebstrap", "--variant=minbase", "--format=tar", "--quiet"]);
+    // Not --quiet: then it keeps to itself what a failed dpkg said.
+    command.args(["mmdebstrap", "--variant=minbase", "--format=tar"]);
     command.arg(format!("--mode={mode}")).arg(format!("--include={}", names.join(",")));
     command
         .arg("--aptopt=Acquire::Languages \"none\"")
@@ -126,7 +130,22 @@ fn run_mmdebstrap(
     command.stdin(Stdio::null()).stdout(fs::File::create(tar)?.into_file());
     let output = command.stderr(Stdio::piped()).output();
     let output = output.with_context(|| format!("failed to start `{}`", command.line()))?;
-    check(&command, &output).context("failed to build the base root file system")
+    let status = output.status;
+    ensure!(
+        status.success(),
+        "failed to build the base root file system: mmdebstrap ended with {status}:\n{}",
+        last_words(&String::from_utf8_lossy(&output.stderr))
+    );
+    Ok(())
+}
+
+/// The last lines of what mmdebstrap said, each cut: it repeats whole command lines of dpkg, and behind
+/// one of those the cause would not be seen.
+fn last_words(said: &str) -> String {
+    let lines: Vec<_> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+    let last = &lines[lines.len().saturating_sub(SAID_LINES)..];
+    let cut = |line: &&str| format!("  {}", line.chars().take(SAID_WIDTH).collect::<String>());
+    last.iter().map(cut).collect::<Vec<_>>().join("\n")
 }
 
 /// Leaves `exclude` out of every package that dpkg unpacks, on the node too. As `--dpkgopt` the same lines
@@ -246,6 +265,15 @@ mod tests {
             written,
             "path-exclude=/doc/*\npath-exclude=/it's/*\npath-include=/doc/*/copyright\n"
         );
+    }
+
+    #[test]
+    fn a_cause_is_seen_before_a_line_of_kilobytes() {
+        let said = format!("one\n\ndpkg: error processing x\nE: {} failed\n", "x.deb ".repeat(900));
+        let words = last_words(&said);
+        assert!(words.starts_with("  one\n  dpkg: error processing x\n  E: x.deb"), "{words}");
+        assert!(words.len() < 400, "{words}");
+        assert_eq!(last_words(&"line\n".repeat(50)).lines().count(), SAID_LINES);
     }
 
     #[test]

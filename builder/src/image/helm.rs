@@ -1,9 +1,8 @@
 //! Helm out of its release archive: `linux-amd64/helm` in a gzipped tar.
 
-use std::io::Read;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use flate2::read::GzDecoder;
 use fs_err as fs;
 
@@ -20,10 +19,13 @@ pub fn unpack(path: &Path, to: &Path) -> Result<()> {
     let what = || format!("failed to read Helm's archive {}", path.display());
     let mut tar = tar::Archive::new(GzDecoder::new(fs::File::open(path)?));
     for entry in tar.entries().with_context(what)? {
-        let entry = entry.with_context(what)?;
+        let mut entry = entry.with_context(what)?;
         if entry.path().with_context(what)?.as_ref() == Path::new(PROGRAM) {
+            let size = entry.size();
+            let fits = entry.header().entry_type().is_file() && (1..=LIMIT).contains(&size);
+            ensure!(fits, "`{PROGRAM}` in {} is no program: {size} bytes", path.display());
             // Streamed: it is larger than half of the memory builder may take.
-            std::io::copy(&mut entry.take(LIMIT), &mut fs::File::create(to)?).with_context(what)?;
+            std::io::copy(&mut entry, &mut fs::File::create(to)?).with_context(what)?;
             return Ok(());
         }
     }
@@ -44,6 +46,17 @@ mod tests {
         tar.into_inner().unwrap().finish().unwrap()
     }
 
+    /// A release whose program is a link to another file.
+    fn link() -> Vec<u8> {
+        let gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let mut tar = tar::Builder::new(gz);
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        tar.append_link(&mut header, PROGRAM, "../../etc/passwd").unwrap();
+        tar.into_inner().unwrap().finish().unwrap()
+    }
+
     fn read(bytes: &[u8]) -> Result<Vec<u8>> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
@@ -56,6 +69,7 @@ mod tests {
     fn the_program_is_found_and_anything_else_refused() {
         assert_eq!(read(&archive(PROGRAM)).unwrap(), b"\x7fELF");
         assert!(read(&archive("darwin-arm64/helm")).unwrap_err().to_string().contains("holds no"));
+        assert!(read(&link()).unwrap_err().to_string().contains("is no program: 0 bytes"));
         let whole = archive(PROGRAM);
         let text = read(&whole[..whole.len() / 2]).unwrap_err().to_string();
         assert!(text.contains("failed to read Helm's archive"), "{text}");

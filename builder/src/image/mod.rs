@@ -117,6 +117,7 @@ impl Build<'_> {
         let _lock = self.store.stage_lock("image", &self.plan.keys.image, self.ui)?;
         if let Some(manifest) = self.present(&paths)? {
             self.say(STAGES.len() + 1, "image", "present, nothing to do");
+            self.again(&paths)?;
             return Ok(manifest);
         }
         node::files::sweep(out);
@@ -174,6 +175,18 @@ impl Build<'_> {
             .then_some(manifest))
     }
 
+    /// An image that was there already is from now on the newest of its profile, as one made now
+    /// would be; and what boots it, the tools, is there again where the cache was emptied.
+    fn again(&self, paths: &Paths) -> Result<()> {
+        let tools = &STAGES[0];
+        if !self.store.stage(tools.name, &(tools.key)(self.plan)).exists() {
+            self.stage(1, tools).with_context(|| format!("stage {} failed", tools.name))?;
+        }
+        let touched = fs::OpenOptions::new().append(true).open(&paths.manifest);
+        touched.and_then(|file| file.file().set_modified(std::time::SystemTime::now()))?;
+        self.record()
+    }
+
     /// The last stage: overlay, disk, manifest. Its files come from a folder inside `out`, so that
     /// each appears by one rename; the manifest comes last.
     fn image(&self, paths: &Paths) -> Result<Manifest> {
@@ -187,7 +200,8 @@ impl Build<'_> {
         let packages = plan.base.packages.iter().map(|p| (p.name.clone(), p.version.clone()));
         let packages = packages.collect();
         let config = plan.facts.node_config(&plan.id, &plan.cluster);
-        overlay::add_own(&mut overlay, &plan.firstboot.0, &config, &packages, &identity)?;
+        let firstboot = (plan.firstboot.0.as_path(), &plan.firstboot.1);
+        overlay::add_own(&mut overlay, firstboot, &config, &packages, &identity)?;
         if let Some(bundle) = &plan.bundle {
             for (path, bytes) in crate::bundle::pack(bundle, self.store)? {
                 overlay.file(&format!("{}/{path}", node::bundle::FOLDER), bytes, 0o644)?;

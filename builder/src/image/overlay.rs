@@ -131,22 +131,30 @@ pub fn render(
 /// packages, and GRUB's.
 ///
 /// # Errors
-/// A file cannot be read, or firstboot is not a static program.
+/// A file cannot be read, or firstboot is not a static program, or no longer the one planned with.
 pub fn add_own(
     tarball: &mut Tarball,
-    firstboot: &Path,
+    (firstboot, digest): (&Path, &Digest),
     config: &node::config::NodeConfig,
     packages: &Packages,
     identity: &Identity,
 ) -> Result<()> {
-    let program = fs::read(firstboot)?;
-    ensure_static(&program).with_context(|| format!("{} cannot be used", firstboot.display()))?;
-    tarball.file(FIRSTBOOT, program, 0o755)?;
+    tarball.file(FIRSTBOOT, program(firstboot, digest)?, 0o755)?;
     let json = serde_json::to_vec_pretty(config).context("failed to write node.json")?;
     tarball.file(node::config::PATH, json, 0o644)?;
     tarball.file(node::packages::PATH, packages.list(), 0o644)?;
     add_units(tarball, config)?;
     tarball.file("boot/grub/grub.cfg", grub_cfg(identity), 0o644)
+}
+
+/// The bytes of firstboot, which must be those that the image's key was made with.
+fn program(path: &Path, planned: &Digest) -> Result<Vec<u8>> {
+    let program = fs::read(path)?;
+    let shown = path.display();
+    ensure_static(&program).with_context(|| format!("{shown} cannot be used"))?;
+    let same = Digest::of(&program) == *planned;
+    ensure!(same, "{shown} was changed while the image was made; run this again");
+    Ok(program)
 }
 
 /// The mount and the timer of each NFS export; firstboot starts them by name.
@@ -278,6 +286,20 @@ mod tests {
                 assert!(tarball.entries().contains_key(&path), "{path}");
             }
         }
+    }
+
+    #[test]
+    fn a_firstboot_that_is_not_the_planned_one_any_more_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("firstboot");
+        let mut bytes = b"\x7fELF\x02\x01".to_vec();
+        bytes.resize(64, 0);
+        fs::write(&path, &bytes).unwrap();
+        let planned = Digest::of(&bytes);
+        assert_eq!(program(&path, &planned).unwrap(), bytes);
+        fs::write(&path, [&bytes[..], b"newer"].concat()).unwrap();
+        let text = program(&path, &planned).unwrap_err().to_string();
+        assert!(text.ends_with("was changed while the image was made; run this again"), "{text}");
     }
 
     #[test]

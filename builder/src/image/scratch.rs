@@ -5,8 +5,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use fs_err as fs;
+use nix::sys::statvfs::{FsFlags, statvfs};
 use std::os::unix::process::CommandExt as _;
 
 use crate::store::remove_tree;
@@ -37,9 +38,15 @@ impl Scratch {
     /// Makes it, for content of about `need` bytes, and removes what dead builders left beside it.
     ///
     /// # Errors
-    /// The folder cannot be made.
+    /// The folder cannot be made, or no program could run in it.
     pub fn new(need: u64) -> Result<Self> {
         let parent = parent(need);
+        ensure!(
+            runs_programs(&parent),
+            "the scratch folder {} is mounted noexec, but the programs of the image run there; set \
+             TMPDIR to a folder where programs may run",
+            parent.display()
+        );
         sweep(&parent);
         let path = parent.join(format!("{PREFIX}{}", std::process::id()));
         // A process group of its own: Ctrl-C reaches all of ours.
@@ -75,13 +82,18 @@ fn parent(need: u64) -> PathBuf {
     let free = free_bytes(memory).min(available_memory());
     match std::env::var_os("TMPDIR") {
         Some(chosen) => PathBuf::from(chosen),
-        None if free > need + SPARE => memory.to_owned(),
+        None if free > need + SPARE && runs_programs(memory) => memory.to_owned(),
         None => std::env::temp_dir(),
     }
 }
 
 fn free_bytes(folder: &Path) -> u64 {
-    nix::sys::statvfs::statvfs(folder).map_or(0, |s| s.blocks_available() * s.fragment_size())
+    statvfs(folder).map_or(0, |s| s.blocks_available() * s.fragment_size())
+}
+
+/// Whether the folder's mount lets programs run: hardened hosts have /dev/shm and /tmp without.
+fn runs_programs(folder: &Path) -> bool {
+    statvfs(folder).map_or(true, |s| !s.flags().contains(FsFlags::ST_NOEXEC))
 }
 
 /// Bytes that programs can have without swapping: a tmpfs may be larger than that.

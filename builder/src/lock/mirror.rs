@@ -7,6 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use fs_err as fs;
 
+use crate::config::{Problems, suggest};
+
+/// The mirrors an image can have: the archive of its distribution, and that one's security archive.
+const NAMES: [&str; 4] = ["debian", "debian-security", "ubuntu", "ubuntu-security"];
+
 /// Addresses by mirror name, none with a `/` at its end.
 #[derive(Debug, Clone, Default)]
 pub struct Mirrors {
@@ -28,7 +33,7 @@ impl Mirrors {
         given: impl IntoIterator<Item = (String, String)>,
         apt_folder: &Path,
     ) -> Result<Self> {
-        let given = given.into_iter().map(|(name, uri)| Ok((name, normal(&uri)?)));
+        let given = given.into_iter().map(|(name, uri)| Ok((known(name)?, normal(&uri)?)));
         Ok(Self { given: given.collect::<Result<_>>()?, host: host_sources(apt_folder)? })
     }
 
@@ -61,6 +66,15 @@ impl HostSource {
         let folder_fits = last == distribution || last == format!("{distribution}-security");
         folder_fits && security == name.ends_with("-security")
     }
+}
+
+/// A mirror by a name that nothing asks for would go unused without a word.
+fn known(name: String) -> Result<String, Problems> {
+    if NAMES.contains(&name.as_str()) {
+        return Ok(name);
+    }
+    let rule = format!("--mirror {name}=…: no image has a mirror `{name}`");
+    Err(Problems::usage(rule, suggest(&name, NAMES)))
 }
 
 /// No `/` at the end; a folder becomes an absolute `file:` URL.
@@ -111,7 +125,7 @@ fn one_line(text: &str, sources: &mut Vec<HostSource>) {
         };
         let mut words = rest.split_whitespace();
         if let (Some(uri), Some(suite)) = (words.next(), words.next()) {
-            push(uri, suite, sources);
+            push(uri, suite, words, sources);
         }
     }
 }
@@ -139,14 +153,34 @@ fn deb822(text: &str, sources: &mut Vec<HostSource>) {
             continue;
         }
         for uri in words("uris") {
-            words("suites").for_each(|suite| push(uri, suite, sources));
+            words("suites").for_each(|suite| push(uri, suite, words("components"), sources));
         }
     }
 }
 
-fn push(uri: &str, suite: &str, sources: &mut Vec<HostSource>) {
-    let uri = uri.trim_end_matches('/').to_owned();
-    sources.push(HostSource { uri, suite: suite.to_owned() });
+/// Distributions have a component `main`; archives of others, such as Docker's, may end in `/debian` too.
+fn push<'a>(
+    uri: &str,
+    suite: &str,
+    components: impl Iterator<Item = &'a str>,
+    sources: &mut Vec<HostSource>,
+) {
+    let components: Vec<_> = components.collect();
+    if components.is_empty() || components.contains(&"main") {
+        let source = |uri| HostSource { uri, suite: suite.to_owned() };
+        sources.extend(behind(uri).into_iter().map(source));
+    }
+}
+
+/// The addresses behind one of apt's: `mirror+file:` names a file of them, one a line, as Debian's cloud
+/// images have it. apt itself complains of one that is not there.
+fn behind(uri: &str) -> Vec<String> {
+    let plain = |uri: &str| uri.trim_end_matches('/').to_owned();
+    let Some(list) = uri.strip_prefix("mirror+file:") else { return vec![plain(uri)] };
+    let text = fs::read_to_string(format!("/{}", list.trim_start_matches('/')));
+    let text = text.unwrap_or_default();
+    let first = |line: &str| line.split('#').next()?.split_whitespace().next().map(plain);
+    text.lines().filter_map(first).collect()
 }
 
 #[cfg(test)]
@@ -196,6 +230,29 @@ Suites: noble-security
         }
         let text = mirrors.uri("arch", None).unwrap_err().to_string();
         assert!(text.contains("--mirror arch=URL"), "{text}");
+    }
+
+    #[test]
+    fn a_list_of_mirrors_is_followed_and_an_archive_of_others_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = dir.path().join("debian.list");
+        fs::write(
+            &list,
+            "# ours\nhttps://first.test/debian\tpriority:1\nhttps://next.test/debian\n",
+        )
+        .unwrap();
+        let docker = "deb https://docker.test/linux/debian trixie stable\n";
+        let own = format!("deb mirror+file://{} trixie main\n", list.display());
+        fs::write(dir.path().join("sources.list"), format!("{docker}{own}")).unwrap();
+        let mirrors = Mirrors::new([], dir.path()).unwrap();
+        assert_eq!(mirrors.uri("debian", None).unwrap(), "https://first.test/debian");
+    }
+
+    #[test]
+    fn a_mirror_that_no_image_has_is_refused_with_the_name_that_was_meant() {
+        let slip = [("debain".to_owned(), "http://x.test/debian".to_owned())];
+        let text = Mirrors::new(slip, Path::new("no/such")).unwrap_err().to_string();
+        assert!(text.contains("`debain`\n  hint: did you mean `debian`?"), "{text}");
     }
 
     #[test]

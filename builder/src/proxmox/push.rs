@@ -67,8 +67,8 @@ impl Tested {
         let (digest, _) = hash_file(file)?;
         ensure!(
             digest == manifest.qcow2.sha256,
-            "{} is not the file its manifest describes: sha256 {digest}, manifest {}; build the \
-             image again",
+            "{} is not the file its manifest describes: sha256 {digest}, manifest {}; remove \
+             it and build the image again",
             file.display(),
             manifest.qcow2.sha256
         );
