@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken preparation ends the test")]
 
+mod policies;
 mod sample;
 
 use std::path::Path;
