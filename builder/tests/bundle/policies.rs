@@ -52,3 +52,26 @@ fn answers_to_http_01_are_reached_wherever_a_certificate_is_asked_for() {
     }
     assert!(asked >= 6, "only {asked} certificates were looked at");
 }
+
+/// PostgreSQL lets a namespace in by its label (FR35): then every pod there must be let out to it.
+#[test]
+fn where_the_label_says_so_every_pod_reaches_postgres() {
+    let (home, mut labelled) = (home(), 0);
+    let to_postgres = |policy: &Value| {
+        let spec = &policy["spec"];
+        let rules = spec["egress"].as_array().into_iter().flatten();
+        let mut fitting = rules.filter(|rule| {
+            let there = &rule["to"][0]["namespaceSelector"]["matchLabels"];
+            there["kubernetes.io/metadata.name"] == "data" && rule["ports"][0]["port"] == 5432
+        });
+        spec["podSelector"] == json!({}) && fitting.next().is_some()
+    };
+    for (name, objects) in &home.namespaces {
+        let labels = |o: &Value| o["metadata"]["labels"]["home-lab/uses-postgres"] == "true";
+        if objects.iter().any(|o| o["kind"] == "Namespace" && labels(o)) {
+            assert!(objects.iter().any(to_postgres), "pods of {name} may not go to PostgreSQL");
+            labelled += 1;
+        }
+    }
+    assert!(labelled > 0);
+}
