@@ -203,7 +203,7 @@ fn ssh_is_up_while_firstboot_still_waits() {
 fn a_host_stage_that_hung_is_run_again() {
     let disk = disk("worker");
     let mut node = Container::new(&disk, WORKER).unwrap();
-    let hangs = "[Service]\nTimeoutStartSec=20\nRestartSec=1\nExecStartPre=/bin/sh -c \
+    let hangs = "[Service]\nTimeoutStartSec=30\nRestartSec=1\nExecStartPre=/bin/sh -c \
                  'test -e /var/hung || { touch /var/hung; exec sleep 600; }'\n";
     node.put("etc/systemd/system/firstboot-host.service.d/90-e2e.conf", hangs).unwrap();
     node.boot(true).unwrap();
