@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken preparation ends the test")]
 
-mod policies;
 mod sample;
 
 use std::path::Path;
