@@ -102,6 +102,15 @@ impl Facts {
     }
 }
 
+/// Whether there is a whole database on this disk, and not what a cut restore left.
+///
+/// # Errors
+/// The disk cannot be asked; that must not read as "nothing there".
+pub fn has_database(boot: &Boot) -> Result<bool> {
+    let exists = |path: &str| -> Result<bool> { Ok(fs_err::exists(boot.path(path))?) };
+    Ok(exists(DATABASE)? && !exists(UNFINISHED)?)
+}
+
 /// The permission, if it is there.
 ///
 /// # Errors

@@ -73,7 +73,20 @@ sql odd-Name 'DELETE FROM "T a"'
 DATABASES=n8n sh "$scripts/restore.sh" >"$work/out" || { cat "$work/out" >&2; fail "no restore"; }
 is "$(mark)" "$before"
 is "$(sql odd-Name 'SELECT count(*) FROM "T a"')" 0
-is "$(find "$BACKUPS" -maxdepth 1 -name '[0-9]*Z' | wc -l)" 3
+is "$(find "$BACKUPS" -maxdepth 1 -name '[0-9]*Z' | wc -l)" 2
+is "$(find "$BACKUPS" -maxdepth 1 -name '[0-9]*Z-before-restore' | wc -l)" 1
+# One that is cut half way: the Job's next pod restores the same dump, not that of what was there.
+refused env DATABASES="n8n no-such-database" sh "$scripts/restore.sh"
+sql n8n "DELETE FROM flow"
+sleep 1.1
+DATABASES=n8n sh "$scripts/restore.sh" >"$work/out"
+is "$(sed -n 's/^restoring from //p' "$work/out")" "$newest"
+is "$(mark)" "$before"
+# Those of before a restore go in their turn, and never one of the day.
+KEEP=2 sh "$scripts/backup.sh" >"$work/out"
+is "$(find "$BACKUPS" -maxdepth 1 -name '[0-9]*Z' | wc -l)" 2
+is "$(find "$BACKUPS" -maxdepth 1 -name '[0-9]*Z-before-restore' | wc -l)" 2
+is "$(find "$newest" -maxdepth 0)" "$newest"
 FROM=$(basename "$newest") DATABASES=all SAFETY=no sh "$scripts/restore.sh" >"$work/out"
 is "$(sql odd-Name 'SELECT count(*) FROM "T a"')" 2
 is "$(PGPASSWORD=second psql -U n8n -d n8n -Atc 'SELECT count(*) FROM flow')" 1000

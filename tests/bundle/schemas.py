@@ -70,6 +70,9 @@ def containers(obj):
             yield f"container {c['name']} has no probes"
         if (c.get("securityContext") or {}).get("allowPrivilegeEscalation") is not False:
             yield f"container {c['name']} may raise its privileges"
+        added = ((c.get("securityContext") or {}).get("capabilities") or {}).get("add") or []
+        if "SETUID" in added and "KILL" not in added:
+            yield f"container {c['name']} may start programs as another user and not end them (KILL)"
         if re.search(r"(:latest|[^:]*[^0-9a-z.-])$", c["image"].rsplit("/", 1)[-1]) or ":" not in c["image"].rsplit("/", 1)[-1]:
             yield f"container {c['name']}: the image {c['image']} has no version"
 

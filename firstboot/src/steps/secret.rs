@@ -215,6 +215,11 @@ fn store(boot: &Boot, join: &Join) -> Result<Changed> {
     let permission = boot.path(origin::PERMISSION);
     let earlier = origin::permission(boot)?;
     let mut changed = match (join.bootstrap, earlier) {
+        // A server that has its database needs none, and one to make a new cluster would stop its next
+        // start: whoever gives it twice, because the first time seemed to fail, must not lose the node.
+        (Bootstrap::Once | Bootstrap::Unrecorded, None) if origin::has_database(boot)? => {
+            Changed::No
+        }
         (Bootstrap::No, _) => ensure_absent(&permission)?,
         // Given again it stays the same permission, under which the cluster may be on record.
         (how, Some(earlier)) if earlier.restore == (how == Bootstrap::Restore) => Changed::No,

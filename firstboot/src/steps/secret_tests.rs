@@ -178,3 +178,36 @@ fn another_kind_of_permission_takes_the_earlier_ones_place() {
     apply(&mut boot).unwrap();
     assert!(origin::permission(&boot).unwrap().unwrap().restore);
 }
+
+/// `builder node create NAME --bootstrap` says to run it once more when it was cut short.
+#[test]
+fn a_server_that_has_its_database_takes_no_permission_for_a_new_cluster() {
+    for how in [Bootstrap::Once, Bootstrap::Unrecorded] {
+        let (_dir, mut boot) = testing::server();
+        let secret = Join { bootstrap: how, ..server_join() };
+        give(&boot, &secret);
+        apply(&mut boot).unwrap();
+        testing::put(&boot, origin::DATABASE, "");
+        let own = testing::get(&boot, origin::PERMISSION);
+        give(&boot, &secret);
+        apply(&mut boot).unwrap();
+        assert_eq!(testing::get(&boot, origin::PERMISSION), own, "it is on its way with its own");
+        // The Node was Ready: the permission is used up.
+        fs_err::remove_file(boot.path(origin::PERMISSION)).unwrap();
+        give(&boot, &secret);
+        assert_eq!(apply(&mut boot).unwrap().outcome, Outcome::Satisfied);
+        assert!(!payload(&boot.machine).exists());
+        let facts = origin::Facts::of(&boot).unwrap();
+        assert_eq!(origin::decide(&facts), origin::Origin::Disk, "{how:?}");
+    }
+}
+
+#[test]
+fn what_a_cut_restore_left_is_no_database_that_settles_it() {
+    let (_dir, mut boot) = testing::server();
+    testing::put(&boot, origin::DATABASE, "");
+    testing::put(&boot, origin::UNFINISHED, "");
+    give(&boot, &server_join());
+    apply(&mut boot).unwrap();
+    assert!(boot.path(origin::PERMISSION).exists());
+}

@@ -1,10 +1,11 @@
 #!/bin/sh
 # Dumps every database, each as NAME.sql.gz, into a folder named after the time; the folder gets its
-# name only when all is there and on the disk. The last KEEP folders stay, all if KEEP is empty.
-# BACKUPS: the folder of folders. PGHOST, PGUSER, PGPASSWORD: the server and its superuser.
+# name only when all is there and on the disk. The last KEEP folders of each kind stay, all if KEEP is
+# empty. BACKUPS: the folder of folders. KIND: what is added to the name of one that is not the day's.
+# PGHOST, PGUSER, PGPASSWORD: the server and its superuser.
 set -eu
 cd "$BACKUPS"
-name=$(date -u +%Y-%m-%dT%H%M%SZ)
+name=$(date -u +%Y-%m-%dT%H%M%SZ)${KIND:-}
 part=.$name.part
 # What a killed run left.
 rm -rf ./.*.part
@@ -22,8 +23,10 @@ done <"$part/databases"
 (cd "$part" && sha256sum -- *.sql.gz databases >SHA256SUMS)
 sync
 mv "$part" "$name"
-[ -z "${KEEP:-}" ] || find . -maxdepth 1 -name '[0-9]*Z' | sort | head -n "-$KEEP" | while read -r old; do
-  echo "removing ${old#./}"
-  rm -rf "$old"
+[ -z "${KEEP:-}" ] || for kind in '[0-9]*Z' '[0-9]*Z-before-restore'; do
+  find . -maxdepth 1 -name "$kind" | sort | head -n "-$KEEP" | while read -r old; do
+    echo "removing ${old#./}"
+    rm -rf "$old"
+  done
 done
 echo "dumped $(wc -l <"$name/databases") databases into $name ($(du -sh "$name" | cut -f1))"

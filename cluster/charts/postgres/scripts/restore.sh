@@ -1,6 +1,7 @@
 #!/bin/sh
 # Puts databases back as they were in a dump: each is dropped, with whoever is connected, and made
-# again. Before that it takes a dump of what is there, unless SAFETY is "no".
+# again. Before that it takes a dump of what is there, unless SAFETY is "no"; its folder has a name of its
+# own, so that "latest" stays the same dump when a run that was cut short is done again.
 # FROM: a folder of BACKUPS, or "latest". DATABASES: names, or "all".
 set -eu
 export PGOPTIONS="-c client_min_messages=warning"
@@ -10,7 +11,7 @@ folder=$BACKUPS/${FROM:-latest}
 [ -d "$folder" ] || { echo "there is no dump ${folder:-in $BACKUPS}" >&2; exit 1; }
 echo "restoring from $folder"
 (cd "$folder" && sha256sum --check --quiet SHA256SUMS)
-[ "${SAFETY:-yes}" = no ] || KEEP="" sh "$(dirname "$0")/backup.sh"
+[ "${SAFETY:-yes}" = no ] || KEEP="" KIND=-before-restore sh "$(dirname "$0")/backup.sh"
 
 # Roles that are there already are no failure.
 gunzip --stdout "$folder/globals.sql.gz" >"${TMPDIR:-/tmp}/globals.sql"
