@@ -95,9 +95,9 @@ fn every_namespace_has_a_level_and_denies_what_nobody_allows() {
     }
 }
 
-/// Policies of a namespace, given as JSON text.
+/// Policies of a namespace.
 fn policies<'a>(objects: &'a [Value], space: &'a str) -> impl Iterator<Item = &'a Value> {
-    let own = move |policy: &&Value| policy["metadata"]["namespace"].to_string() == space;
+    let own = move |policy: &&Value| policy["metadata"]["namespace"] == space;
     of_kind(objects, "NetworkPolicy").filter(own).map(|policy| &policy["spec"])
 }
 
@@ -110,18 +110,18 @@ fn answers_to_http_01_are_reached_wherever_a_certificate_is_asked_for() {
         issuer.starts_with("letsencrypt")
     };
     let asking = of_kind(&objects, "Certificate").filter(acme);
-    let spaces: BTreeSet<_> = asking.map(|c| c["metadata"]["namespace"].to_string()).collect();
+    let spaces: BTreeSet<_> = asking.filter_map(|c| c["metadata"]["namespace"].as_str()).collect();
     assert!(spaces.len() >= 6, "{spaces:?}");
     let solver = json!({"acme.cert-manager.io/http01-solver": "true"});
     let anyone = json!([{"ports": [{"port": 8089, "protocol": "TCP"}]}]);
     for space in spaces {
-        let opens = policies(&objects, &space)
+        let opens = policies(&objects, space)
             .any(|spec| spec["podSelector"]["matchLabels"] == solver && spec["ingress"] == anyone);
         assert!(opens, "nobody reaches the answer for a certificate in {space}");
     }
 }
 
-/// PostgreSQL lets a namespace in by its label (FR35): then every pod there is let out to it.
+/// `PostgreSQL` lets a namespace in by its label (FR35): then every pod there is let out to it.
 #[test]
 fn where_the_label_says_so_every_pod_reaches_postgres() {
     let objects = objects();
@@ -129,8 +129,8 @@ fn where_the_label_says_so_every_pod_reaches_postgres() {
     let spaces: Vec<_> = of_kind(&objects, "Namespace").filter(label).collect();
     assert!(!spaces.is_empty());
     for space in spaces {
-        let name = space["metadata"]["name"].to_string();
-        let lets_out = policies(&objects, &name).any(|spec| {
+        let name = space["metadata"]["name"].as_str().unwrap();
+        let lets_out = policies(&objects, name).any(|spec| {
             let there = &spec["egress"][0]["to"][0]["namespaceSelector"]["matchLabels"];
             spec["podSelector"] == json!({})
                 && there["kubernetes.io/metadata.name"] == "data"
