@@ -4,7 +4,8 @@
     builder.py [--runs N] [BUILDER]     (default: target/release/builder; `just image` before it, for its lock)
 
 Real times of whole processes, in this repository: `check` of everything, `bundle render` of what its lock can
-render. What needs a Proxmox is measured by builder/tests/proxmox, whose lines `bench: NAME: VALUE` are taken over.
+render. What needs a Proxmox is measured by builder/tests/proxmox, and the engine by builder/tests/life, whose lines
+`bench: NAME: VALUE` are taken over.
 """
 import argparse, datetime, os, pathlib, re, statistics, subprocess, sys, tempfile, time
 
@@ -16,7 +17,7 @@ DOUBLE = {
     "upload of an image beside curl": "at least 80 % of curl's speed",
     "peak memory of an upload": "64 MiB",
     "rollout, own time per node": "2 s",
-    "rollout of 1,000 nodes, peak memory": "bounded",
+    "rollout of 1,000 nodes, peak memory": "128 MiB",
 }
 
 
@@ -41,7 +42,7 @@ def series(runs, command):
 
 def double():
     """What builder's tests measure against the double of Proxmox, by name."""
-    command = ["cargo", "test", "--release", "--package", "builder", "--test", "proxmox", "--",
+    command = ["cargo", "test", "--release", "--package", "builder", "--test", "proxmox", "--test", "life", "--",
                "--ignored", "--nocapture", "--test-threads=1", "bench_"]
     said = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
     if said.returncode != 0:

@@ -15,7 +15,7 @@ pub use boot::{BootArgs, Expect, Firmware, Seed};
 pub use bundle::{BundleArgs, BundleCommand, LiveArgs, RenderArgs};
 pub use life::{
     AgainArgs, ClusterArgs, CreateArgs, DeleteArgs, DrainArgs, EnrollArgs, FenceArgs, HistoryArgs,
-    NodeCommand, RebuildArgs, RollbackArgs, RolloutArgs, StatusArgs,
+    NodeCommand, QuarantineCommand, RebuildArgs, RollbackArgs, RolloutArgs, StatusArgs,
 };
 pub use proxmox::{PreflightArgs, PushArgs};
 
@@ -75,16 +75,40 @@ pub enum Command {
     /// Check Proxmox for all that would stop a push or a rebuild halfway
     Preflight(PreflightArgs),
     /// Make a boot-tested image a template in Proxmox
+    ///
+    /// The file goes to each host's import storage, becomes a VM with the
+    /// profile's size, and that a template, marked with the image-id. What is
+    /// there already is left alone; a push that was cut off is gone on with. Of
+    /// older templates the one before stays, and every one that a VM was made of.
     Push(PushArgs),
     /// Create, rebuild, roll back or remove one node; enroll or fence it
+    ///
+    /// A node is never changed in place. Its next VM is made beside the one it
+    /// has, under another number, with the same name, address and card; the old VM
+    /// is off and kept until the new one is proven, and comes back by itself when
+    /// that fails.
     #[command(subcommand)]
     Node(NodeCommand),
     /// Rebuild every node that does not have its profile's newest template
+    ///
+    /// One after the other, agents before servers, and none before the one before
+    /// it is proven: Ready with the new image, and the gates of cluster.toml say
+    /// so. When one fails, its old VM comes back, the image is quarantined
+    /// (`builder quarantine`), and the rollout ends. Exit status 1 unless every
+    /// node has its new image.
     Rollout(RolloutArgs),
     /// Show how every node stands; exit status 3 when one is stale or unhealthy
     Status(StatusArgs),
     /// Show what was done to nodes: who, what, how long, how it ended
     History(HistoryArgs),
+    /// Look at the images that proved bad, name one, or clear one
+    ///
+    /// An image whose node did not become healthy is quarantined: no node is made
+    /// of it, no rollout brings it, no push repeats it. The record lies in the
+    /// state folder of the machine that saw it, and as a tag on the image's
+    /// templates.
+    #[command(subcommand)]
+    Quarantine(QuarantineCommand),
     /// Carry one of a boot's TCP connections; QEMU calls this
     #[command(hide = true)]
     Relay {

@@ -55,7 +55,7 @@ fn broken() -> tempfile::TempDir {
 
 #[test]
 fn help_of_every_command_fits_a_terminal() {
-    let commands: [&[&str]; 21] = [
+    let commands: [&[&str]; 36] = [
         &[],
         &["check"],
         &["schema"],
@@ -64,6 +64,21 @@ fn help_of_every_command_fits_a_terminal() {
         &["image"],
         &["boot"],
         &["verify"],
+        &["preflight"],
+        &["push"],
+        &["node"],
+        &["node", "create"],
+        &["node", "delete"],
+        &["node", "rebuild"],
+        &["node", "rollback"],
+        &["node", "enroll"],
+        &["node", "fence"],
+        &["rollout"],
+        &["status"],
+        &["history"],
+        &["quarantine"],
+        &["quarantine", "add"],
+        &["quarantine", "lift"],
         &["bundle"],
         &["bundle", "render"],
         &["bundle", "diff"],

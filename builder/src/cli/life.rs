@@ -9,10 +9,6 @@ use node::values::Hostname;
 use crate::life::Window;
 
 /// Commands on one node.
-///
-/// A node is never changed in place. Its next VM is made beside the one it has,
-/// under another number, with the same name, address and card; the old VM is off
-/// and kept until the new one is proven, and comes back by itself when that fails.
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
     /// Make the VM of a node that has none
@@ -191,11 +187,6 @@ pub struct FenceArgs {
 }
 
 /// Arguments of `rollout`.
-///
-/// The nodes that do not have the newest good template of their profile are
-/// rebuilt, and none before the one before it is proven: Ready with the new image,
-/// and the gates of cluster.toml say so. When one fails, its old VM comes back,
-/// the image is marked as bad, and the rollout ends.
 #[derive(Debug, Args)]
 pub struct RolloutArgs {
     /// Only nodes of this profile [default: all]
@@ -233,6 +224,28 @@ pub struct StatusArgs {
     /// The cluster
     #[command(flatten)]
     pub cluster: ClusterArgs,
+}
+
+/// Commands on images that proved bad.
+#[derive(Debug, Subcommand)]
+pub enum QuarantineCommand {
+    /// List them, with what showed and where
+    Ls,
+    /// Say that an image is bad, before a rollout brings it anywhere
+    Add {
+        /// The image, as `builder status` shows it
+        #[arg(value_name = "IMAGE-ID")]
+        image: ImageId,
+        /// What is wrong with it
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Say that an image is not to blame: nodes may be made of it again
+    Lift {
+        /// The image, as `builder quarantine ls` shows it
+        #[arg(value_name = "IMAGE-ID")]
+        image: ImageId,
+    },
 }
 
 /// Arguments of `history`.

@@ -13,11 +13,6 @@ pub struct PreflightArgs {
 }
 
 /// Arguments of `push`.
-///
-/// The file goes to each host's import storage, becomes a VM with the profile's
-/// size, and that a template, marked with the image-id. What is there already is
-/// left alone; a push that was cut off is gone on with. Of older templates the
-/// one before stays, and every one that a VM was made of.
 #[derive(Debug, Args)]
 pub struct PushArgs {
     /// Push the newest image of this profile

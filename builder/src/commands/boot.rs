@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use fs_err as fs;
 use node::command::Run as _;
 use node::config::Role;
-use node::join::{Bootstrap, Join};
+use node::join::Bootstrap;
 use node::values::Size;
 
 use super::Context;
@@ -22,6 +22,7 @@ use crate::cli::{self, BootArgs, Expect, Firmware};
 use crate::config::{NodeSpec, Project};
 use crate::image::Manifest;
 use crate::image::tools::Tools as ToolsTree;
+use crate::secrets::Escrow;
 use crate::store::Store;
 
 /// Added to the image's own size, so that the growth of the root file system is seen.
@@ -208,25 +209,14 @@ fn secret(
     if args.expect == Expect::Waiting {
         return Ok(None);
     }
-    let token = match (&args.token_file, server) {
-        (Some(path), _) => fs::read_to_string(path)?.trim().to_owned(),
-        (None, Some(server)) => server.token.clone(),
-        (None, None) => random()?,
+    let given = match (&args.token_file, server) {
+        (Some(path), _) => Some(fs::read_to_string(path)?.trim().to_owned()),
+        (None, server) => server.map(|server| server.token.clone()),
     };
-    let mut join = Join {
-        node: node.name.clone(),
-        token,
-        agent_token: None,
-        cluster_id: None,
-        snapshot_key: None,
-        bootstrap: Bootstrap::No,
-    };
-    if role == Role::Server {
-        join.agent_token = Some(random()?);
-        join.cluster_id = Some(format!("boot-{}", &random()?[..16]).parse()?);
-        join.snapshot_key = Some(random()?);
-        join.bootstrap = Bootstrap::Unrecorded;
-    }
+    // Of a cluster that lives as long as the boot.
+    let escrow = Escrow::mint(&"boot".parse()?)?;
+    let mut join = escrow.join(&node.name, role, None, Bootstrap::Unrecorded);
+    join.token = given.unwrap_or(join.token);
     Ok(Some(join.encode().context("failed to encode the join secret")?))
 }
 
@@ -251,13 +241,6 @@ fn forwards(
         }));
     }
     Ok(all)
-}
-
-/// A secret for one boot: 256 bits.
-fn random() -> Result<String> {
-    let mut bytes = [0; 32];
-    std::io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
-    Ok(node::values::Digest::of(bytes).to_string())
 }
 
 /// The image's own K3s, as a file that may be run.

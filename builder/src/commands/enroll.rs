@@ -69,6 +69,7 @@ pub fn run(ctx: &Context, args: &EnrollArgs) -> Result<ExitCode> {
 /// A second secret would do no harm, but whoever asks for one is mistaken about something.
 fn refuse_running(site: &Site, member: &Member) -> Result<()> {
     let Some(kube) = &site.kube else { return Ok(()) };
+    kube.must_fit()?;
     match kube.node(member.name.as_str()) {
         Ok(Some(node)) if node.ready => bail!(
             "{0} is in the cluster already and Ready; to make it anew: `builder node rebuild {0}`",
@@ -83,7 +84,7 @@ fn refuse_running(site: &Site, member: &Member) -> Result<()> {
 /// The one VM that is meant.
 fn the_vm(vms: &Vms<'_>, member: &Member) -> Result<Vm, Failed> {
     let name = member.name.as_str();
-    let mut own: Vec<_> = vms.vms()?.into_iter().filter(|vm| vm.name == name).collect();
+    let mut own = vms.vms_of(&member.name)?;
     let running = own.iter().filter(|vm| vm.running).count();
     own.retain(|vm| vm.running || running == 0);
     let made_of = own.first().and_then(|vm| vm.image.as_ref());

@@ -4,12 +4,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use node::values::Hostname;
 use serde_json::json;
 
 use super::Context;
 use super::site::Site;
 use crate::cli::FenceArgs;
-use crate::life::{Hypervisor as _, Off, Vm};
+use crate::life::{Hypervisor as _, Off};
 use crate::proxmox::clock::Patience;
 use crate::proxmox::life::Vms;
 
@@ -24,6 +25,7 @@ const LIMIT: Duration = Duration::from_mins(2);
 pub fn run(ctx: &Context, args: &FenceArgs) -> Result<ExitCode> {
     let site = Site::open(ctx, &args.cluster)?;
     let member = site.member(&args.name)?;
+    site.must_reach(false)?;
     let kube = site.kube()?;
     let name = member.name.as_str();
     if kube.node(name)?.is_none() {
@@ -32,7 +34,7 @@ pub fn run(ctx: &Context, args: &FenceArgs) -> Result<ExitCode> {
     if args.is_off {
         ctx.ui.warn(format!("you say that the power of {name} is off: Proxmox was not asked"));
     } else {
-        power_off(ctx, &site.vms()?, name)?;
+        power_off(ctx, &site.vms()?, &member.name)?;
     }
     kube.set_cordoned(name, true)?;
     kube.set_out_of_service(name)?;
@@ -53,9 +55,8 @@ pub fn run(ctx: &Context, args: &FenceArgs) -> Result<ExitCode> {
 }
 
 /// Cuts the power of every VM of the node, and looks until each is seen off.
-fn power_off(ctx: &Context, vms: &Vms<'_>, name: &str) -> Result<()> {
-    let own: Vec<Vm> = vms.vms().with_context(dead_host)?;
-    let own: Vec<_> = own.into_iter().filter(|vm| vm.name == name).collect();
+fn power_off(ctx: &Context, vms: &Vms<'_>, name: &Hostname) -> Result<()> {
+    let own = vms.vms_of(name).with_context(dead_host)?;
     if own.is_empty() {
         bail!("Proxmox shows no VM `{name}`: whether it is off is not known; {DEAD}");
     }
@@ -67,7 +68,7 @@ fn power_off(ctx: &Context, vms: &Vms<'_>, name: &str) -> Result<()> {
     }
     let second = Duration::from_secs(1);
     let mut patience = Patience::new(vms.client.clock(), LIMIT, second, 5 * second);
-    while vms.vms()?.iter().any(|vm| vm.name == name && vm.running) {
+    while vms.vms_of(name)?.iter().any(|vm| vm.running) {
         if !patience.wait() {
             bail!("the VM of {name} still runs after {} s; nothing was freed", LIMIT.as_secs());
         }

@@ -101,11 +101,25 @@ pub fn run(ctx: &Context, args: &HistoryArgs) -> Result<ExitCode> {
     if ctx.json {
         println!("{}", serde_json::to_string_pretty(&lines)?);
     } else if lines.is_empty() {
-        ctx.ui.line("nothing was done yet");
+        ctx.ui.line(nothing(&project, args)?);
     } else {
         print!("{}", table(&lines));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Why there is nothing to show. A name that neither the cluster's file nor the history knows is a typing
+/// error.
+fn nothing(project: &Project, args: &HistoryArgs) -> Result<String> {
+    let what = match &args.node {
+        Some(name) => {
+            super::site::node(project, name)?;
+            format!("nothing was done to {name} yet")
+        }
+        None => "nothing was done yet".to_owned(),
+    };
+    let folder = folder(project)?;
+    Ok(format!("{what} by this user of this machine: {} has no journal of it", folder.display()))
 }
 
 const HEAD: [&str; 8] = ["BEGUN", "NODE", "WHAT", "FROM", "TO", "TOOK", "OUTCOME", "WHO"];

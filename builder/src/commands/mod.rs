@@ -16,6 +16,7 @@ mod lock;
 mod node;
 mod preflight;
 mod push;
+mod quarantine;
 mod rollout;
 mod schema;
 mod secrets;
@@ -104,6 +105,7 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Rollout(args) => rollout::run(&ctx, args),
         Command::Status(args) => status::run(&ctx, args),
         Command::History(args) => history::run(&ctx, args),
+        Command::Quarantine(command) => quarantine::run(&ctx, command),
         Command::Relay { server } => Ok(crate::boot::relay(*server)),
         Command::Bundle(command) => bundle::run(&ctx, command),
         Command::Cache(command) => cache::run(&ctx, command),

@@ -87,10 +87,10 @@ pub fn options(drain: DrainArgs) -> Options {
 fn operate(ctx: &Context, asked: &Asked<'_>) -> Result<ExitCode> {
     let mut site = Site::open(ctx, asked.cluster)?;
     let member = site.member(asked.name)?;
-    site.kube()?;
+    let begun = asked.again.resume || asked.again.abort;
+    site.must_reach(begun)?;
     site.pin(ctx)?;
     let shelf = Folder::own(&super::history::folder(&site.project)?)?;
-    let begun = asked.again.resume || asked.again.abort;
     // One that was begun went through it, and what is half done must not stay so; beside another one
     // nothing is begun.
     if !begun && !is_busy(&shelf)? && !site.is_ready(ctx, std::slice::from_ref(&member)) {

@@ -23,7 +23,9 @@ pub fn run(ctx: &Context, args: &PushArgs) -> Result<ExitCode> {
     let image = Tested::load(&newest(ctx, &args.out, &args.profile)?, args.allow_standin, &ctx.ui)?;
     let hosts = hosts(&project, profile, args)?;
     let connection = proxmox::connect(&project, &ctx.ui)?;
-    let load = Load { bytes: image.manifest.qcow2.bytes, disk: image.manifest.virtual_bytes };
+    let disk = image.manifest.virtual_bytes;
+    let grown = disk.max(profile.vm.disk.bytes());
+    let load = Load { bytes: image.manifest.qcow2.bytes, disk, grown };
     if let Some(status) = stopped(ctx, &project, &connection, (&hosts, load)) {
         return Ok(status);
     }

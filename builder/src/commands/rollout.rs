@@ -14,6 +14,7 @@ use super::site::Site;
 use crate::cli::RolloutArgs;
 use crate::life::{End, Folder, Member, Rollout, Run, State, Window, Wish, World, history, plan};
 use crate::notify::{self, Message};
+use crate::proxmox::inventory::Inventory;
 use crate::secrets::Vault;
 
 /// `builder rollout`.
@@ -23,22 +24,27 @@ use crate::secrets::Vault;
 /// ends is told and is the exit status.
 pub fn run(ctx: &Context, args: &RolloutArgs) -> Result<ExitCode> {
     let mut site = Site::open(ctx, &args.cluster)?;
-    site.kube()?;
     if let Some(name) = &args.canary {
         site.member(name)?;
     }
     if let Some(name) = &args.profile {
         site.project.profile(name.as_str())?;
     }
+    let begun = args.again.resume || args.again.abort;
+    site.must_reach(begun)?;
     site.pin(ctx)?;
     let shelf = Folder::own(&super::history::folder(&site.project)?)?;
-    let begun = args.again.resume || args.again.abort;
     let members: Vec<Member> = site.members();
     if !begun && !is_busy(&shelf)? && !site.is_ready(ctx, &members) {
         return Ok(ExitCode::FAILURE);
     }
     with_world(ctx, &site, &shelf, &args.cluster, |world| {
         let rollout = if begun { unfinished(world)? } else { plan(world, &wish(args))? };
+        if !begun {
+            let cluster = &site.project.cluster;
+            let inventory = Inventory::read(&site.connection.client, cluster)?;
+            inventory.passed_over(cluster).iter().for_each(|note| ctx.ui.line(note));
+        }
         if !begun && (args.dry_run || rollout.rows.is_empty()) {
             return planned(ctx, &rollout);
         }

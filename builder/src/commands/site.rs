@@ -55,6 +55,16 @@ impl Site {
         self.kube.as_ref().ok_or_else(kubernetes::not_named)
     }
 
+    /// The same for a command that is about to change something there. One that was `begun` may have an
+    /// API that is just being restored, and goes on looking.
+    ///
+    /// # Errors
+    /// As [`Site::kube`], or the credentials do not fit, which waiting would not change.
+    pub fn must_reach(&self, begun: bool) -> Result<()> {
+        let kube = self.kube()?;
+        if begun { Ok(()) } else { kube.must_fit() }
+    }
+
     /// The nodes' VMs.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! `builder status` and `builder history`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use node::files;
 use super::Context;
 use crate::cli::StatusArgs;
 use crate::config::Project;
-use crate::kubernetes::{self, Kube};
-use crate::life::Failed;
+use crate::kubernetes::{self, Kube, Node};
+use crate::life::{Answer, Failed};
 use crate::proxmox::inventory::Inventory;
 use crate::status::{Seen, Status, html, of, table};
 
@@ -59,7 +60,7 @@ fn json(status: &Status, many: bool) -> serde_json::Result<String> {
 /// Asks both sides at once.
 fn look(ctx: &Context, project: &Project, kube: Option<&Kube>) -> Seen {
     let (vms, nodes) = std::thread::scope(|scope| {
-        let nodes = scope.spawn(|| kube.map(Kube::nodes));
+        let nodes = scope.spawn(|| kube.map(asked));
         let vms = inventory(ctx, project);
         (vms, nodes.join().unwrap_or_else(|_| Some(Err(Failed::Later("it ended".into())))))
     });
@@ -75,7 +76,15 @@ fn look(ctx: &Context, project: &Project, kube: Option<&Kube>) -> Seen {
     Seen { inventory, nodes, notes, at: jiff::Timestamp::now().as_second() }
 }
 
+/// The cluster's Nodes, or why it is no use to ask again.
+fn asked(kube: &Kube) -> Answer<BTreeMap<String, Node>> {
+    kube.nodes().map_err(|why| match kube.must_fit() {
+        Err(misfit) => Failed::Never(format!("{misfit:#}")),
+        Ok(()) => why,
+    })
+}
+
 fn inventory(ctx: &Context, project: &Project) -> Result<Inventory> {
     let connection = crate::proxmox::connect(project, &ctx.ui)?;
-    Ok(Inventory::read(&connection.client, &project.cluster)?)
+    Ok(Inventory::read(&connection.client, &project.cluster).map_err(|e| connection.told(e))?)
 }

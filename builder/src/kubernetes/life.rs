@@ -65,6 +65,7 @@ fn state(node: Node) -> Answer<NodeState> {
         boot_id: node.boot_id,
         image: node.image,
         k3s: node.version,
+        server: node.server,
         ready: node.ready,
         cordoned: node.cordoned,
         lease,

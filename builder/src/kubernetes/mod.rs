@@ -9,6 +9,7 @@ mod fence;
 mod guard;
 mod job;
 mod life;
+mod misfit;
 mod nodes;
 mod password;
 mod snapshot;
@@ -16,9 +17,9 @@ mod token;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use firstboot::kubernetes::Kubernetes;
-use kube::api::Api;
+use kube::api::{Api, ListParams};
 use kube::config::Kubeconfig;
 use node::values::Digest;
 
@@ -48,6 +49,11 @@ impl Kube {
     /// # Errors
     /// The file is missing or no kubeconfig.
     pub fn connect(path: &Path) -> Result<Self> {
+        ensure!(
+            path.exists(),
+            "{} is not there, which should hold credentials for the cluster's API; {HOW}",
+            path.display()
+        );
         Ok(Self { api: Kubernetes::connect_once(path)?, path: path.to_owned() })
     }
 
@@ -90,6 +96,20 @@ impl Kube {
         self.api.ready()
     }
 
+    /// Refuses credentials that waiting does not make better: a certificate that is not trusted, a name
+    /// that the API does not know. An API that is away is none of this.
+    ///
+    /// # Errors
+    /// What is wrong with them, and what to do.
+    pub fn must_fit(&self) -> Result<()> {
+        let one = ListParams::default().limit(1);
+        let asked = self.api.wait(self.all::<k8s_openapi::api::core::v1::Node>().list(&one));
+        let why = asked.err().and_then(|error| misfit::of(&error));
+        why.map_or(Ok(()), |why| {
+            bail!("the credentials in {} do not fit: {why}", self.path.display())
+        })
+    }
+
     fn all<K>(&self) -> Api<K>
     where
         K: kube::Resource<DynamicType = ()>,
@@ -121,11 +141,12 @@ impl Kube {
 
 /// What to do where no credentials were given.
 pub fn not_named() -> anyhow::Error {
-    anyhow::anyhow!(
-        "no credentials for the cluster's API: name them with --kubeconfig or {VARIABLE}; a server has \
-         them as /etc/rancher/k3s/k3s.yaml (put its address in place of 127.0.0.1)"
-    )
+    anyhow::anyhow!("no credentials for the cluster's API: {HOW}")
 }
+
+/// Where credentials come from.
+const HOW: &str = "name them with --kubeconfig or KUBECONFIG; a server has them as \
+                   /etc/rancher/k3s/k3s.yaml (put its address in place of 127.0.0.1)";
 
 /// The file with credentials that a flag names, else the environment. There is no default beyond: what
 /// is in a home folder may be of any cluster.

@@ -43,8 +43,7 @@ pub fn begin(world: &World<'_>, request: &Request) -> Result<Journal> {
         refuse_beside_others(world)?;
     }
     let member = member(world, &request.node)?;
-    let vms = ask(world, || world.hypervisor.vms())?;
-    let mut own = vms.into_iter().filter(|vm| vm.name == member.name.as_str());
+    let mut own = ask(world, || world.hypervisor.vms_of(&member.name))?.into_iter();
     let old = own.next();
     if let (Some(one), Some(other)) = (&old, own.next()) {
         bail!(
@@ -55,8 +54,9 @@ pub fn begin(world: &World<'_>, request: &Request) -> Result<Journal> {
         );
     }
     let kind = Kind::of(member, world.members);
-    let id = free_id(world, request)?;
     let now = world.time.wall();
+    let what = (request.operation.word(), request.node.as_str());
+    let id = journal::free_id(world.shelf, Drawer::Journal, now, what)?;
     let mut journal = Journal::new(id, request.operation, member.clone(), kind, now);
     journal.from = old.as_ref().and_then(|vm| vm.image.clone());
     journal.to = target(world, request, member, journal.from.as_ref())?;
@@ -95,19 +95,6 @@ fn member<'a>(world: &World<'a>, name: &Hostname) -> Result<&'a Member> {
         let names: Vec<_> = world.members.iter().map(|m| m.name.as_str()).collect();
         format!("{name} is no node of cluster.toml; its nodes are {}", names.join(", "))
     })
-}
-
-/// Operations of one second are told apart by a number.
-fn free_id(world: &World<'_>, request: &Request) -> Result<String> {
-    let word = request.operation.word();
-    let id = journal::id(world.time.wall(), word, request.node.as_str());
-    let mut free = id.clone();
-    let mut number = 1;
-    while world.shelf.get(Drawer::Journal, &free)?.is_some() {
-        number += 1;
-        free = format!("{id}-{number}");
-    }
-    Ok(free)
 }
 
 fn target(

@@ -1,6 +1,9 @@
 //! What has to be so before a node is touched, and the record of images that proved bad.
 
+use std::collections::BTreeMap;
+
 use node::config::Role;
+use node::image_id::ImageId;
 
 use super::failed::Failed;
 use super::history::{self, Bad};
@@ -29,9 +32,7 @@ pub fn template(op: &Op<'_>) -> Answer<Template> {
     };
     let known = history::bad(op.world.shelf, image).map_err(|e| Failed::Never(format!("{e:#}")))?;
     if let Some(bad) = known {
-        let (node, reason) = (bad.node, bad.reason);
-        let text = format!("{image} is quarantined: on {node}, {reason}; build another image");
-        return Err(Failed::Never(text));
+        return Err(Failed::Never(quarantined(image, &bad.told())));
     }
     let found = op.world.hypervisor.templates()?.into_iter();
     let mut found = found.filter(|t| t.image == *image).peekable();
@@ -41,11 +42,42 @@ pub fn template(op: &Op<'_>) -> Answer<Template> {
     }
     let all: Vec<_> = found.collect();
     if all.iter().any(|t| t.quarantined) {
-        let text = format!("{image} is quarantined by a tag of its template; build another image");
-        return Err(Failed::Never(text));
+        return Err(Failed::Never(quarantined(image, "by a tag of its template")));
     }
     all.into_iter().find(|t| t.place.host == *host).ok_or_else(|| {
         Failed::Never(format!("{image} is no template on {host}; run `builder push --to {host}`"))
+    })
+}
+
+/// What to do about an image that is bad.
+fn quarantined(image: &ImageId, why: &str) -> String {
+    format!(
+        "{image} is quarantined: {why}; build another image, or where it is not to blame \
+         `builder quarantine lift {image}`"
+    )
+}
+
+/// A node is server or agent for its life: what it leaves behind in the cluster differs.
+pub fn role(op: &mut Op<'_>) -> Answer<Seen> {
+    let member = &op.journal.member;
+    let node = op.world.cluster.node(&member.name)?;
+    let moved = node.and_then(|node| moved(member, &node));
+    refused_unless(moved.is_none(), || moved.unwrap_or_default())
+}
+
+/// What to do where the cluster's file makes a node something else than it is.
+pub(super) fn moved(member: &Member, node: &NodeState) -> Option<String> {
+    let word = |server| if server { "a server" } else { "an agent" };
+    let (is, wanted, name) = (node.server, member.role == Role::Server, &member.name);
+    (is != wanted).then(|| {
+        format!(
+            "{name} is {} in the cluster, and {} by its profile `{}` in cluster.toml: a node keeps its \
+             role. Give it its old profile again; to change it, `builder node delete {name}` with the \
+             old profile, then `builder node create {name}` with the new one",
+            word(is),
+            word(wanted),
+            member.profile
+        )
     })
 }
 
@@ -93,13 +125,10 @@ pub fn room(op: &mut Op<'_>) -> Answer<Seen> {
     let journal = &op.journal;
     let nodes = op.world.cluster.nodes()?;
     let own = &journal.member.name;
-    let others: Vec<(&Member, &NodeState)> = op
-        .world
-        .members
-        .iter()
-        .filter(|member| member.name != *own)
-        .filter_map(|member| Some((member, nodes.iter().find(|node| node.name == member.name)?)))
-        .collect();
+    let nodes: BTreeMap<_, _> = nodes.iter().map(|node| (&node.name, node)).collect();
+    let others = op.world.members.iter().filter(|member| member.name != *own);
+    let others: Vec<(&Member, &NodeState)> =
+        others.filter_map(|member| Some((member, *nodes.get(&member.name)?))).collect();
     let out: Vec<_> =
         others.iter().filter(|(_, n)| !n.ready || n.cordoned).map(|(m, _)| &m.name).collect();
     if journal.operation != Operation::Create && out.len() >= journal.options.max_unavailable {
@@ -146,8 +175,7 @@ pub fn local_data(op: &mut Op<'_>) -> Answer<Seen> {
 /// Nothing of the name is there.
 pub fn absent(op: &mut Op<'_>) -> Answer<Seen> {
     let name = op.journal.member.name.clone();
-    let vms = op.world.hypervisor.vms()?;
-    if let Some(vm) = vms.iter().find(|vm| vm.name == name.as_str()) {
+    if let Some(vm) = op.world.hypervisor.vms_of(&name)?.first() {
         return Ok(Seen::Refused(format!("{} is there: `builder node rebuild {name}`", vm.place)));
     }
     // A lost sole server has no API that could have a Node.
@@ -189,10 +217,11 @@ pub fn quarantine(op: &mut Op<'_>) -> Answer<()> {
     let Some(image) = journal.to.clone() else { return Ok(()) };
     let bad = Bad {
         image,
-        node: journal.member.name.clone(),
-        operation: journal.id.clone(),
+        node: Some(journal.member.name.clone()),
+        operation: Some(journal.id.clone()),
         reason: journal.cause.clone().unwrap_or_default(),
         at: op.wall(),
+        lifted: None,
     };
     history::quarantine(op.world.shelf, &bad).map_err(|e| Failed::Never(format!("{e:#}")))
 }

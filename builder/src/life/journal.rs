@@ -10,6 +10,7 @@ use node::image_id::ImageId;
 use serde::{Deserialize, Serialize};
 
 use super::seams::{Drain, Entry, Member, Place, Snapshot};
+use super::shelf::{Drawer, Shelf};
 
 /// Version of the file's form.
 const SCHEMA: u32 = 1;
@@ -254,6 +255,19 @@ impl Journal {
         Ok(journal)
     }
 
+    /// Writes it, whole or not at all.
+    ///
+    /// # Errors
+    /// The file cannot be written; what stood there still does.
+    pub fn save(&self, shelf: &dyn Shelf) -> Result<()> {
+        shelf.put(Drawer::Journal, &self.id, &serde_json::to_vec_pretty(self)?)
+    }
+
+    /// Whether it is the making of a first server, which the engine does not walk (ADR-049).
+    pub fn is_first(&self) -> bool {
+        self.operation == Operation::Create && self.options.entry == Entry::Bootstrap
+    }
+
     /// Whether it is over.
     pub fn is_ended(&self) -> bool {
         self.outcome.is_some()
@@ -282,8 +296,24 @@ impl Journal {
     }
 }
 
-/// `TIME-OPERATION-NAME`: sorts by time.
-pub fn id(at: Timestamp, operation: &str, name: &str) -> String {
+/// `TIME-OPERATION-NAME`, with a number where another of the same second has it: sorts by time.
+pub(super) fn free_id(
+    shelf: &dyn Shelf,
+    drawer: Drawer,
+    at: Timestamp,
+    (operation, name): (&str, &str),
+) -> Result<String> {
+    let id = id(at, operation, name);
+    let mut free = id.clone();
+    let mut number = 1;
+    while shelf.get(drawer, &free)?.is_some() {
+        number += 1;
+        free = format!("{id}-{number}");
+    }
+    Ok(free)
+}
+
+fn id(at: Timestamp, operation: &str, name: &str) -> String {
     let time: String =
         at.to_string().chars().take(19).filter(|c| c.is_ascii_digit() || *c == 'T').collect();
     format!("{time}Z-{operation}-{name}")

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::failed::Failed;
 use super::journal::{Direction, Journal, Kind, Outcome, Trace};
 use super::seams::{Cluster, Gates, Hypervisor, Member, Time};
-use super::shelf::{Drawer, Shelf};
+use super::shelf::Shelf;
 use super::step::{Blame, Seen, Step};
 use super::tables;
 
@@ -305,8 +305,7 @@ impl<'a> Op<'a> {
     }
 
     pub(super) fn save(&self) -> Result<()> {
-        let text = serde_json::to_vec_pretty(&self.journal)?;
-        self.world.shelf.put(Drawer::Journal, &self.journal.id, &text)
+        self.journal.save(self.world.shelf)
     }
 
     /// Writes down what an act is about to rely on.

@@ -1,6 +1,8 @@
 //! A rollout: which nodes, in which order, and how far it came. The file is the plan; what is done to a
 //! node stands in that node's own journal.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use node::config::Role;
@@ -9,10 +11,10 @@ use node::values::Hostname;
 use serde::{Deserialize, Serialize};
 
 use super::begin::{ask, good, refuse_beside_others};
-use super::checks::minor;
+use super::checks::{minor, moved};
 use super::journal::{self, Options};
 use super::op::World;
-use super::seams::{Member, Template};
+use super::seams::{Member, NodeState, Template};
 use super::shelf;
 use super::window::Window;
 
@@ -135,13 +137,17 @@ pub struct Wish {
 pub fn plan(world: &World<'_>, wish: &Wish) -> Result<Rollout> {
     refuse_beside_others(world)?;
     let vms = ask(world, || world.hypervisor.vms())?;
+    let mut good = BTreeMap::new();
     let mut rows = Vec::new();
     let mut versions = Vec::new();
     let wanted = |m: &&Member| wish.profile.as_ref().is_none_or(|profile| *profile == m.profile);
     for member in world.members.iter().filter(wanted) {
         // A node that was never made is not rolled out to.
         let Some(vm) = vms.iter().find(|vm| vm.name == member.name.as_str()) else { continue };
-        let template = target(world, member)?;
+        if !good.contains_key(&member.profile) {
+            good.insert(member.profile.clone(), self::good(world, &member.profile)?);
+        }
+        let template = target(member, &good[&member.profile])?;
         if vm.image.as_ref() == Some(&template.image) {
             continue;
         }
@@ -154,12 +160,16 @@ pub fn plan(world: &World<'_>, wish: &Wish) -> Result<Rollout> {
             operation: None,
         });
     }
-    let servers_first = !rows.is_empty() && is_newer_than_servers(world, &versions)?;
+    let servers_first = !rows.is_empty() && {
+        let nodes = ask(world, || world.cluster.nodes())?;
+        refuse_moved(&versions, &nodes)?;
+        is_newer_than_servers(world, &versions, &nodes)
+    };
     order(world, &mut rows, servers_first, wish.canary.as_ref())?;
     let now = world.time.wall();
     Ok(Rollout {
         schema: SCHEMA,
-        id: free_id(world, now)?,
+        id: journal::free_id(world.shelf, shelf::Drawer::Rollout, now, ("rollout", "all"))?,
         rows,
         canary: wish.canary.is_some(),
         window: wish.window,
@@ -173,20 +183,8 @@ pub fn plan(world: &World<'_>, wish: &Wish) -> Result<Rollout> {
     })
 }
 
-fn free_id(world: &World<'_>, now: Timestamp) -> Result<String> {
-    let id = journal::id(now, "rollout", "all");
-    let mut free = id.clone();
-    let mut number = 1;
-    while world.shelf.get(shelf::Drawer::Rollout, &free)?.is_some() {
-        number += 1;
-        free = format!("{id}-{number}");
-    }
-    Ok(free)
-}
-
 /// The newest good template of a node's profile, on its host.
-fn target(world: &World<'_>, member: &Member) -> Result<Template> {
-    let good = good(world, &member.profile)?;
+fn target(member: &Member, good: &[Template]) -> Result<Template> {
     let profile = &member.profile;
     let newest = good.first().map(|t| t.image.clone()).with_context(|| {
         format!(
@@ -194,8 +192,8 @@ fn target(world: &World<'_>, member: &Member) -> Result<Template> {
         )
     })?;
     let host = &member.host;
-    let here = good.into_iter().find(|t| t.image == newest && t.place.host == *host);
-    here.with_context(|| {
+    let here = good.iter().find(|t| t.image == newest && t.place.host == *host);
+    here.cloned().with_context(|| {
         format!(
             "{newest} is no template on {host}, where {} is; run `builder push --profile {profile} \
                  --to {host}`",
@@ -204,18 +202,28 @@ fn target(world: &World<'_>, member: &Member) -> Result<Template> {
     })
 }
 
+/// Before the first node is touched, as the rollout would stop at that one.
+fn refuse_moved(wanted: &[(Member, Option<String>)], nodes: &[NodeState]) -> Result<()> {
+    let node = |member: &Member| nodes.iter().find(|node| node.name == member.name);
+    let found = wanted.iter().find_map(|(member, _)| moved(member, node(member)?));
+    found.map_or(Ok(()), |why| bail!(why))
+}
+
 /// Whether agents would get a K3s that a server does not have yet.
-fn is_newer_than_servers(world: &World<'_>, wanted: &[(Member, Option<String>)]) -> Result<bool> {
+fn is_newer_than_servers(
+    world: &World<'_>,
+    wanted: &[(Member, Option<String>)],
+    nodes: &[NodeState],
+) -> bool {
     let agents = wanted.iter().filter(|(member, _)| member.role == Role::Agent);
     let Some(newest) = agents.filter_map(|(_, k3s)| minor(k3s.as_deref()?)).max() else {
-        return Ok(false);
+        return false;
     };
-    let nodes = ask(world, || world.cluster.nodes())?;
     let servers = world.members.iter().filter(|member| member.role == Role::Server);
     let mut minors = servers
         .filter_map(|member| nodes.iter().find(|node| node.name == member.name))
         .filter_map(|node| minor(&node.k3s));
-    Ok(minors.any(|minor| minor < newest))
+    minors.any(|minor| minor < newest)
 }
 
 /// Agents first: an image that is bad shows itself where no data and no majority is at stake. Only where

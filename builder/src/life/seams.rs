@@ -142,6 +142,11 @@ pub trait Hypervisor {
     /// VMs of this cluster's nodes (by its tag and pool), on all hosts: a new one and the old one
     /// have the same name. Those that are still being copied are not among them.
     fn vms(&self) -> Answer<Vec<Vm>>;
+    /// Those that may be one node's: the same, without looking at what is surely another's. A cluster
+    /// has many nodes, and each look is a call.
+    fn vms_of(&self, node: &Hostname) -> Answer<Vec<Vm>> {
+        Ok(self.vms()?.into_iter().filter(|vm| vm.name == node.as_str()).collect())
+    }
     /// What is at a number, asked of the VM's own configuration; where that cannot be seen, of the
     /// list of free numbers.
     fn look(&self, place: &Place) -> Answer<Found>;
@@ -188,6 +193,8 @@ pub struct NodeState {
     pub image: Option<ImageId>,
     /// `status.nodeInfo.kubeletVersion`.
     pub k3s: String,
+    /// Whether it is a server, by the label that K3s gives those.
+    pub server: bool,
     /// Condition `Ready` is `True`.
     pub ready: bool,
     /// `spec.unschedulable`.

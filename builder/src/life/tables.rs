@@ -40,6 +40,7 @@ const fn row(
 }
 
 // Before anything is changed.
+const CHECK_ROLE: Step = row("role", ASK, Blame::Nothing, checks::role, wait);
 const CHECK_IMAGE: Step = row("image", ASK, Blame::Nothing, checks::image, wait);
 const CHECK_SKEW: Step = row("skew", ASK, Blame::Nothing, checks::skew, wait);
 const CHECK_ROOM: Step = row("room", ASK, Blame::Nothing, checks::room, wait);
@@ -138,6 +139,7 @@ static CREATE_SOLE: &[Step] = &[
 
 /// Agents, and servers among others.
 static REBUILD: &[Step] = &[
+    CHECK_ROLE,
     CHECK_IMAGE,
     CHECK_SKEW,
     CHECK_ROOM,
@@ -167,6 +169,7 @@ static REBUILD: &[Step] = &[
 /// The sole server is not drained, as workloads run on without it; and its Node is not deleted, as a
 /// snapshot without it could not be restored (traps E3).
 static REBUILD_SOLE: &[Step] = &[
+    CHECK_ROLE,
     CHECK_IMAGE,
     CHECK_SKEW,
     CHECK_ROOM,
@@ -192,6 +195,7 @@ static REBUILD_SOLE: &[Step] = &[
 
 /// The VM goes when the cluster has forgotten it.
 static DELETE: &[Step] = &[
+    CHECK_ROLE,
     CHECK_ROOM,
     CHECK_LOCAL,
     FIRST_SNAPSHOT,

@@ -97,6 +97,47 @@ impl Inventory {
         })
     }
 
+    /// What to know of images that are newer than every good one of their profile, and bad: nodes stay
+    /// on what they have, and somebody may wonder why.
+    pub fn passed_over(&self, cluster: &Cluster) -> BTreeSet<String> {
+        let profiles: BTreeSet<_> = cluster.nodes.iter().map(|n| n.profile.as_str()).collect();
+        let newer = profiles.into_iter().flat_map(|profile| {
+            let whole = self.templates.iter().filter(|t| t.is_whole(cluster));
+            let images = whole.filter_map(|t| t.image.as_ref());
+            let images = images.filter(move |image| image.profile().as_str() == profile);
+            images.take_while(|image| self.is_quarantined(image))
+        });
+        newer
+            .map(|image| {
+                format!("{image} is newer and quarantined; `builder quarantine ls` says why")
+            })
+            .collect()
+    }
+
+    /// Tags all whole templates of an image as bad, or takes the tags away; those that were changed.
+    ///
+    /// # Errors
+    /// As [`Client::call`]; the next call goes on from there.
+    pub fn set_quarantined(
+        &self,
+        client: &Client,
+        cluster: &Cluster,
+        image: &ImageId,
+        bad: bool,
+    ) -> Result<Vec<&Template>, Error> {
+        let of_image = |t: &&Template| t.image.as_ref() == Some(image) && t.is_whole(cluster);
+        let all = self.templates.iter().filter(of_image);
+        let changed: Vec<_> = all.filter(|t| t.is_quarantined() != bad).collect();
+        for template in &changed {
+            let mut all = template.config.tags();
+            all.remove(tags::QUARANTINED);
+            all.extend(bad.then(|| tags::QUARANTINED.to_owned()));
+            let tags = [("tags".to_owned(), tags::text(&all))];
+            client.set_config(&template.host, template.vmid, &tags, &[])?;
+        }
+        Ok(changed)
+    }
+
     /// Whether an image was found bad on any host.
     pub fn is_quarantined(&self, image: &ImageId) -> bool {
         self.templates.iter().any(|t| t.image.as_ref() == Some(image) && t.is_quarantined())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use node::image_id::ImageId;
 use node::values::{Digest, Hostname};
 
-use super::calls::Config;
+use super::calls::{Config, VmEntry};
 use super::changes::Clone;
 use super::client::Client;
 use super::error::{Class, Error};
@@ -102,6 +102,29 @@ impl Vms<'_> {
         Ok(Some(config))
     }
 
+    /// The VMs of nodes, of those that the list of the whole cluster shows as wanted.
+    fn seen(&self, wanted: impl Fn(&VmEntry) -> bool) -> Answer<Vec<Vm>> {
+        let hosts = self.client.hosts()?;
+        let templates = self.cluster.proxmox.template_ids();
+        let mut found = Vec::new();
+        for entry in self.client.vms()?.into_iter().filter(wanted) {
+            let ours = tags::is_of(&entry.tags(), &self.cluster.name)
+                && entry.kind != "lxc"
+                && !entry.template
+                && !templates.contains(&entry.id());
+            let Some(place) = place(&entry.node, entry.id()).filter(|_| ours) else { continue };
+            if hosts.iter().any(|host| host.node == entry.node && host.status == "offline") {
+                // Whether it runs is what everything hangs on.
+                return Err(Failed::Later(format!("{place} cannot be seen: its host is offline")));
+            }
+            let Some(config) = self.client.find_config(&entry.node, entry.id())? else { continue };
+            if config.get("lock") != "clone" && !config.is_template() {
+                found.push(self.vm(place, &config)?);
+            }
+        }
+        Ok(found)
+    }
+
     pub(super) fn own_there(&self, place: &Place) -> Answer<Config> {
         self.own(place)?.ok_or_else(|| Failed::Never(format!("{place} is not there")))
     }
@@ -137,24 +160,16 @@ impl Hypervisor for Vms<'_> {
     }
 
     fn vms(&self) -> Answer<Vec<Vm>> {
-        let hosts = self.client.hosts()?;
-        let templates = self.cluster.proxmox.template_ids();
-        let mut found = Vec::new();
-        for entry in self.client.vms()? {
-            let ours = tags::is_of(&entry.tags(), &self.cluster.name)
-                && entry.kind != "lxc"
-                && !entry.template
-                && !templates.contains(&entry.id());
-            let Some(place) = place(&entry.node, entry.id()).filter(|_| ours) else { continue };
-            if hosts.iter().any(|host| host.node == entry.node && host.status == "offline") {
-                // Whether it runs is what everything hangs on.
-                return Err(Failed::Later(format!("{place} cannot be seen: its host is offline")));
-            }
-            let Some(config) = self.client.find_config(&entry.node, entry.id())? else { continue };
-            if config.get("lock") != "clone" && !config.is_template() {
-                found.push(self.vm(place, &config)?);
-            }
-        }
+        self.seen(|_| true)
+    }
+
+    fn vms_of(&self, node: &Hostname) -> Answer<Vec<Vm>> {
+        // Names are late in the list of the whole cluster. Tags are not, and a clone that is not
+        // configured yet has none of a node.
+        let own = tags::of_node(node);
+        let of_another = |tag: &String| tags::node_of(tag).is_some() && *tag != own;
+        let mut found = self.seen(|entry| !entry.tags().iter().any(of_another))?;
+        found.retain(|vm| vm.name == node.as_str());
         Ok(found)
     }
 
@@ -168,8 +183,7 @@ impl Hypervisor for Vms<'_> {
     }
 
     fn number(&self, node: &Member, never: &BTreeSet<u32>) -> Answer<u32> {
-        let taken: BTreeSet<u32> =
-            self.client.vms()?.iter().map(super::calls::VmEntry::id).collect();
+        let taken: BTreeSet<u32> = self.client.vms()?.iter().map(VmEntry::id).collect();
         let own = self.spec(node)?.vmid.get();
         let others =
             || self.cluster.nodes.iter().any(|n| n.name != node.name && n.vmid.get() == own);
@@ -271,14 +285,7 @@ impl Hypervisor for Vms<'_> {
 
     fn mark_bad(&self, image: &ImageId) -> Answer<()> {
         let inventory = Inventory::read(self.client, self.cluster)?;
-        let of_image = |t: &&super::inventory::Template| t.image.as_ref() == Some(image);
-        let whole = inventory.templates.iter().filter(|t| t.is_whole(self.cluster));
-        for template in whole.filter(of_image).filter(|t| !t.is_quarantined()) {
-            let mut all = template.config.tags();
-            all.insert(tags::QUARANTINED.to_owned());
-            let tags = [("tags".to_owned(), tags::text(&all))];
-            self.client.set_config(&template.host, template.vmid, &tags, &[])?;
-        }
+        inventory.set_quarantined(self.client, self.cluster, image, true)?;
         Ok(())
     }
 }

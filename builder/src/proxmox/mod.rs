@@ -67,6 +67,24 @@ pub struct Connection {
     pub token_id: String,
     /// `USER@REALM`.
     pub user: String,
+    /// The file or the variable that held the token.
+    pub token_from: String,
+}
+
+impl Connection {
+    /// An error with what only this connection knows: which token it was that Proxmox does not know.
+    #[must_use]
+    pub fn told(&self, error: Error) -> Error {
+        if error.class != Class::Auth {
+            return error;
+        }
+        let Self { token_id, token_from, user, .. } = self;
+        error.fix(format!(
+            "Proxmox does not know the token {token_id} with the secret in {token_from}, or it has \
+             expired: `pveum user token list {user}` on a host shows it; `pveum user token add` makes a new \
+             one, see docs/proxmox.md"
+        ))
+    }
 }
 
 /// A client as `[proxmox]` of the cluster's file describes it. Nothing is sent yet.
@@ -80,7 +98,12 @@ pub fn connect(project: &Project, ui: &Ui) -> Result<Connection> {
     let http = Http::new(&settings.endpoint, &token, verifier)?;
     let clock = Arc::new(clock::System::new());
     let client = Client::new(settings.endpoint.clone(), Arc::new(http), clock, ui.clone());
-    Ok(Connection { client, token_id: token.id().to_owned(), user: token.user().to_owned() })
+    Ok(Connection {
+        client,
+        token_id: token.id().to_owned(),
+        user: token.user().to_owned(),
+        token_from: token.from().to_owned(),
+    })
 }
 
 /// Pinned fingerprints first: they are the narrower trust.

@@ -148,7 +148,9 @@ impl Push<'_> {
         let id = &self.image.manifest.image_id;
         ensure!(
             !inventory.is_quarantined(id),
-            "{id} is quarantined: nodes made of it did not become healthy; build another image"
+            "{id} is quarantined, as `builder quarantine ls` shows: a node made of it did not become \
+             healthy, or somebody said so; build another image, or where it is not to blame `builder \
+             quarantine lift {id}`"
         );
         let whole = inventory.whole(self.cluster, host);
         let found = whole.into_iter().find(|t| t.image.as_ref() == Some(id)).map(|t| t.vmid);

@@ -148,15 +148,15 @@ impl Verifier {
                      proxmox.fingerprints. If not, somebody stands between you and the host"
                 ),
             ),
-            (_, Error::InvalidCertificate(why)) if is_expired(why) => (
-                format!("is not valid today: {why}"),
-                "check this machine's clock; else renew it with `pvecm updatecerts --force` on \
-                 the host"
-                    .to_owned(),
-            ),
-            (_, Error::InvalidCertificate(why)) if is_foreign(why) => (
-                "is not made for the name that was called".to_owned(),
-                format!("call the host by a name of its certificate, or {compare} and pin it"),
+            (_, Error::InvalidCertificate(why)) if out_of_date(why).is_some() => {
+                (out_of_date(why).unwrap_or_default(), RENEW.to_owned())
+            }
+            (_, Error::InvalidCertificate(why)) if foreign(why).is_some() => (
+                foreign(why).unwrap_or_default(),
+                format!(
+                    "write one of its names into proxmox.endpoint; or {compare}, and put it into \
+                     proxmox.fingerprints"
+                ),
             ),
             (Trust::Ca(path), error) => (
                 format!("is not signed by the CA in {}: {error}", path.display()),
@@ -177,17 +177,48 @@ impl Verifier {
     }
 }
 
-const fn is_expired(error: &CertificateError) -> bool {
+/// What to do about a certificate whose time is not now.
+const RENEW: &str = "check this machine's clock; if it is right, renew the certificate on the host: \
+                     `pvecm updatecerts --force && systemctl restart pveproxy`, or where it is one \
+                     of your own, upload the new one at System → Certificates";
+
+/// The time of a certificate that is over, or has not come.
+pub(crate) fn out_of_date(error: &CertificateError) -> Option<String> {
     use CertificateError as E;
-    matches!(
-        error,
-        E::Expired | E::ExpiredContext { .. } | E::NotValidYet | E::NotValidYetContext { .. }
-    )
+    Some(match error {
+        E::ExpiredContext { time, not_after } => {
+            format!("was valid until {}; today is {}", day(*not_after), day(*time))
+        }
+        E::NotValidYetContext { time, not_before } => {
+            format!("is valid from {} on; today is {}", day(*not_before), day(*time))
+        }
+        E::Expired => "is not valid any more".to_owned(),
+        E::NotValidYet => "is not valid yet".to_owned(),
+        _ => return None,
+    })
 }
 
-const fn is_foreign(error: &CertificateError) -> bool {
+fn day(time: UnixTime) -> String {
+    let at = jiff::Timestamp::from_second(time.as_secs().cast_signed()).unwrap_or_default();
+    at.strftime("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+/// The names of a certificate that was made for another one.
+pub(crate) fn foreign(error: &CertificateError) -> Option<String> {
     use CertificateError as E;
-    matches!(error, E::NotValidForName | E::NotValidForNameContext { .. })
+    Some(match error {
+        E::NotValidForNameContext { expected, presented } => {
+            // `DnsName("pve1")` and `IpAddress(10.0.0.1)`, as rustls shows them.
+            let names = presented.iter().map(|name| {
+                name.split_once('(')
+                    .map_or(name.as_str(), |(_, rest)| rest.trim_end_matches(')').trim_matches('"'))
+            });
+            let names = names.collect::<Vec<_>>().join(", ");
+            format!("is made for {names}, and not for {}", expected.to_str())
+        }
+        E::NotValidForName => "is not made for the name that was called".to_owned(),
+        _ => return None,
+    })
 }
 
 impl ServerCertVerifier for Verifier {

@@ -14,6 +14,8 @@ pub const VARIABLE: &str = "BUILDER_PROXMOX_TOKEN";
 pub struct Token {
     id: String,
     secret: String,
+    /// Where it was found, for messages.
+    from: String,
 }
 
 impl Token {
@@ -23,7 +25,7 @@ impl Token {
     /// Neither is there, the file can be read by others, or it holds no token.
     pub fn find(file: Option<&str>) -> Result<Self> {
         match std::env::var(VARIABLE) {
-            Ok(text) if !text.trim().is_empty() => Self::parse(&text).context(VARIABLE),
+            Ok(text) if !text.trim().is_empty() => Self::parse(&text, VARIABLE).context(VARIABLE),
             _ => Self::read(file),
         }
     }
@@ -44,14 +46,16 @@ impl Token {
             "others may read the API token in {}; run `chmod 600 {0}`",
             path.display()
         );
-        Self::parse(&fs_err::read_to_string(&path)?).with_context(|| path.display().to_string())
+        let name = path.display().to_string();
+        let text = fs_err::read_to_string(&path)?;
+        Self::parse(&text, &name).with_context(|| format!("proxmox.token_file, {name}, is wrong"))
     }
 
-    /// From its text.
+    /// From its text, which was found in `from`.
     ///
     /// # Errors
     /// It is no token; the text is not repeated.
-    pub fn parse(text: &str) -> Result<Self> {
+    pub fn parse(text: &str, from: &str) -> Result<Self> {
         let text = text.trim();
         // The header that people copy from documents carries this in front.
         let text = text.strip_prefix("PVEAPIToken=").unwrap_or(text);
@@ -66,14 +70,21 @@ impl Token {
                 && secret.chars().all(plain)
         });
         match parsed {
-            Some((id, secret)) => Ok(Self { id: id.to_owned(), secret: secret.to_owned() }),
-            None => bail!("is not an API token, which looks like builder@pve!ci=SECRET"),
+            Some((id, secret)) => {
+                Ok(Self { id: id.to_owned(), secret: secret.to_owned(), from: from.to_owned() })
+            }
+            None => bail!("it holds no API token, which looks like builder@pve!ci=SECRET"),
         }
     }
 
     /// `USER@REALM!ID`: not a secret.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The file or the variable that held it.
+    pub fn from(&self) -> &str {
+        &self.from
     }
 
     /// `USER@REALM`.
@@ -108,13 +119,13 @@ mod tests {
     #[test]
     fn a_token_is_read_and_its_secret_never_shown() {
         for text in ["a@pve!ci=s3cret", " PVEAPIToken=a@pve!ci=s3cret\n"] {
-            let token = Token::parse(text).unwrap();
+            let token = Token::parse(text, "x").unwrap();
             assert_eq!((token.id(), token.user()), ("a@pve!ci", "a@pve"));
             assert_eq!(token.header(), "PVEAPIToken=a@pve!ci=s3cret");
             assert_eq!(format!("{token:?}"), "Token(a@pve!ci)");
         }
         for bad in ["", "s3cret", "a@pve=s3cret", "a!ci=s3cret", "a@pve!ci=", "a@pve!ci=s3 cret"] {
-            let error = format!("{:#}", Token::parse(bad).unwrap_err());
+            let error = format!("{:#}", Token::parse(bad, "x").unwrap_err());
             assert!(!error.contains("s3"), "{error}");
         }
     }

@@ -112,6 +112,7 @@ pub fn of(project: &Project, seen: &Seen) -> Status {
         notes.push(format!("{} has also VM {}", row.name, others.join(", ")));
     }
     notes.extend(strangers(project, seen));
+    notes.extend(seen.inventory.iter().flat_map(|i| i.passed_over(&project.cluster)));
     Status { cluster: project.cluster.name.to_string(), at: seen.at, nodes, notes }
 }
 

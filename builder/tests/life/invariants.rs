@@ -20,7 +20,10 @@ impl State {
         for name in heard_twice.collect::<Vec<_>>() {
             self.violate(&format!("two VMs speak for {name}"));
         }
-        let out: Vec<_> = self.expected.iter().filter(|name| !self.serves(name)).cloned().collect();
+        let up: BTreeSet<_> =
+            self.machines.values().filter(|m| self.is_up(m)).map(|m| m.name.as_str()).collect();
+        let serves = |name: &String| up.contains(name.as_str()) && self.stands(name);
+        let out: Vec<_> = self.expected.iter().filter(|name| !serves(name)).cloned().collect();
         let sole_away = self.is_sole() && !self.api();
         // Without an API nobody can tell, and workloads run on.
         if out.len() > self.allowed && !sole_away {

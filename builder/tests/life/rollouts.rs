@@ -3,13 +3,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use builder::life::{End, Rollout, Run, State as Row, Wish, history, plan};
+use builder::life::{End, Operation, Outcome, Rollout, Run, State as Row, Wish, history, plan};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use crate::model::{Effect, Killed, Model};
 use crate::sample;
-use crate::setup::{cluster, image, second_is};
+use crate::setup::{cluster, image, request, second_is};
+use crate::single::run;
 use crate::state::{GOOD, Traits};
 
 /// A case.
@@ -231,22 +232,66 @@ fn a_canary_that_is_not_healthy_saves_the_rest() {
     assert!(again.unwrap().rows.is_empty());
 }
 
-/// Many nodes in waves, ten at once.
 #[test]
 fn many_nodes_are_rolled_out_in_waves() {
-    let agents = if sample::is_full() { 99 } else { 30 };
+    println!("{}", in_waves(if sample::is_full() { 99 } else { 30 }));
+}
+
+/// What a builder holds grows by the plan's lines alone.
+#[test]
+#[ignore = "a benchmark; `just bench-builder` runs it"]
+fn bench_a_thousand_nodes_are_rolled_out_in_bounded_memory() {
+    let told = in_waves(1000);
+    let mib = peak_kib() >> 10;
+    println!("bench: rollout of 1,000 nodes, peak memory: {mib} MiB, the model's with it ({told})");
+    assert!(mib <= 128, "more than 128 MiB");
+}
+
+/// Many nodes, ten at once; what it took.
+fn in_waves(agents: usize) -> String {
     let mut state = cluster(1, agents);
     state.allowed = 10;
     let model = Model::new(state);
     let world = model.world();
     let mut wish = Wish { profile: Some("worker".parse().unwrap()), ..Wish::default() };
     wish.options.max_unavailable = 10;
-    let before = model.state().now;
+    let (before, start) = (model.state().now, std::time::Instant::now());
     let mut run = Run::new(world, plan(&world, &wish).unwrap()).unwrap();
     run.run().unwrap();
     assert_eq!(run.rollout().outcome, Some(End::Done), "{:?}", run.rollout().cause);
     assert!(model.state().violations.is_empty(), "{:?}", model.state().violations);
     let calls = model.tape.lock().unwrap().made.len();
     let hours = model.state().now.saturating_sub(before).as_secs_f64() / 3600.0;
-    println!("{agents} nodes, ten at once: {calls} calls, {hours:.1} h of virtual time");
+    let took = start.elapsed().as_secs_f64();
+    format!(
+        "{agents} nodes, ten at once: {calls} calls, {hours:.1} h of virtual time, {took:.1} s of real"
+    )
+}
+
+/// Of this process, as the kernel says.
+fn peak_kib() -> u64 {
+    let text = fs_err::read_to_string("/proc/self/status").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// A node keeps its role: nothing is begun, by a rollout neither.
+#[test]
+fn a_node_that_changes_its_role_in_the_file_is_refused() {
+    let mut model = Model::new(cluster(3, 2));
+    let worker = model.names.iter_mut().find(|m| m.name.as_str() == "worker-1").unwrap();
+    (worker.role, worker.profile) = (node::config::Role::Server, "master".parse().unwrap());
+    let world = model.world();
+    let text = plan(&world, &Wish::default()).unwrap_err().to_string();
+    let words = "worker-1 is an agent in the cluster, and a server by its profile `master`";
+    assert!(text.starts_with(words), "{text}");
+    for operation in [Operation::Rebuild, Operation::Delete] {
+        let journal = run(&model, &request(operation, "worker-1"));
+        assert_eq!(journal.outcome, Some(Outcome::Refused), "{journal:#?}");
+        let cause = journal.cause.as_deref().unwrap();
+        assert!(cause.starts_with(&format!("role: {words}")), "{cause}");
+    }
+    let changes =
+        model.tape.lock().unwrap().made.iter().filter(|c| c.changes && c.name != "put").count();
+    assert_eq!(changes, 0);
 }

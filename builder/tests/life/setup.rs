@@ -26,9 +26,11 @@ pub fn cluster(servers: usize, agents: usize) -> State {
     };
     let mut members: Vec<_> = (0..servers).map(|n| member("master", Role::Server, n)).collect();
     members.extend((0..agents).map(|n| member("worker", Role::Agent, n)));
+    let numbers = members.iter().enumerate().map(|(n, m)| (m.name.to_string(), n)).collect();
     let mut state = State {
         now: Duration::from_hours(1),
         members,
+        numbers,
         templates: templates(),
         traits: BTreeMap::new(),
         machines: BTreeMap::new(),

@@ -80,7 +80,7 @@ fn a_bad_image_goes_and_the_old_node_comes_back() {
             let profile = node.split('-').next().unwrap();
             let known =
                 history::bad(&model, &image(profile, 2)).unwrap().expect("it is quarantined");
-            assert_eq!(known.node.as_str(), node);
+            assert_eq!(known.node.unwrap().as_str(), node);
             assert!(model.state().templates.iter().any(|t| t.quarantined), "{what}");
             let mut again = request(Operation::Rebuild, node);
             again.to = Some(image(profile, 2));

@@ -67,6 +67,8 @@ pub struct Machine {
 pub struct State {
     pub now: Duration,
     pub members: Vec<Member>,
+    /// Where each stands among them.
+    pub numbers: BTreeMap<String, usize>,
     pub templates: Vec<Template>,
     pub traits: BTreeMap<ImageId, Traits>,
     pub machines: BTreeMap<u32, Machine>,
@@ -111,7 +113,8 @@ impl State {
     }
 
     pub fn member(&self, name: &str) -> Option<&Member> {
-        self.members.iter().find(|m| m.name.as_str() == name)
+        // Asked for each machine all the time: among a thousand, a search would be most of the time.
+        self.members.get(*self.numbers.get(name)?)
     }
 
     pub fn kind(&self, name: &str) -> Kind {
@@ -160,12 +163,18 @@ impl State {
 
     /// Whether a member serves.
     pub fn serves(&self, name: &str) -> bool {
+        self.stands(name) && self.machines.values().any(|m| m.name == name && self.is_up(m))
+    }
+
+    /// Whether a machine is a member's, by itself.
+    pub fn is_up(&self, m: &Machine) -> bool {
+        m.joined && self.speaks(m) && self.traits_of(m).ready
+    }
+
+    /// Whether the cluster counts on a member.
+    pub fn stands(&self, name: &str) -> bool {
         let node = self.db.as_ref().and_then(|db| db.nodes.get(name));
-        let running = self
-            .machines
-            .values()
-            .any(|m| m.name == name && m.joined && self.speaks(m) && self.traits_of(m).ready);
-        running && node.is_some_and(|node| node.ready && !node.cordoned)
+        node.is_some_and(|node| node.ready && !node.cordoned)
     }
 
     /// Time passes in steps that are short against everything that takes time.
@@ -275,6 +284,7 @@ impl State {
             boot_id: String::new(),
             image: None,
             k3s: String::new(),
+            server: kind != Kind::Agent,
             ready: false,
             cordoned: false,
             lease: None,

@@ -24,6 +24,8 @@ pub struct Store {
     pub held: BTreeMap<String, String>,
     /// Whether nothing answers.
     pub away: bool,
+    /// How everything is refused, where it is.
+    pub refuses: Option<u16>,
     /// Nodes that have a finalizer until a test lets them go.
     pub finalized: BTreeSet<String>,
     uids: u32,
@@ -102,6 +104,12 @@ impl Store {
     fn answer(&mut self, method: &str, target: &str, body: &Value) -> (u16, Value) {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         self.log.push(format!("{method} {path}"));
+        if let Some(code) = self.refuses {
+            return (
+                code,
+                status(code, if code == 401 { "Unauthorized" } else { "nodes is forbidden" }),
+            );
+        }
         match method {
             "GET" if path == "/readyz" => (200, json!("ok")),
             "GET" => match self.objects.get(path) {

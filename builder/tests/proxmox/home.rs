@@ -9,11 +9,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use fs_err as fs;
-use pve_double::{Double, Pace, Setup};
+use pve_double::{Double, Leftovers, Pace, Setup};
 
 use crate::api::Api;
 use crate::k3s::{Nodes, Spoilt, ready};
-use crate::project::{image, write};
+use crate::project::{K3S, image_with, write};
 
 pub struct Home {
     pub double: Arc<Double>,
@@ -34,7 +34,10 @@ pub struct Said {
 impl Home {
     /// With secrets minted, and time thirty times as fast; what Proxmox does, a hundred times.
     pub fn new() -> Self {
-        Self::with(Setup { pace: Pace::Real(100), ..Setup::default() })
+        let mut setup = Setup { pace: Pace::Real(100), ..Setup::default() };
+        // Room for the templates and VMs of several nodes.
+        setup.storages.get_mut("disks").unwrap().total = 1 << 40;
+        Self::with(setup)
     }
 
     pub fn with(setup: Setup) -> Self {
@@ -129,7 +132,12 @@ impl Home {
 
     /// Pushes image number `n` of a profile; its id.
     pub fn push(&self, profile: &str, n: u32) -> String {
-        let id = image(&self.root(), profile, n).to_string();
+        self.push_with(profile, n, K3S)
+    }
+
+    /// The same with another K3s in it.
+    pub fn push_with(&self, profile: &str, n: u32, k3s: &str) -> String {
+        let id = image_with(&self.root(), (profile, n), k3s).to_string();
         self.done(&["push", "--profile", profile]);
         id
     }
@@ -164,6 +172,11 @@ impl Home {
         files
     }
 
+    /// As another machine, which has the project and no journals.
+    pub fn forget_state(&self) {
+        fs::remove_dir_all(self.place.path().join("state")).unwrap();
+    }
+
     /// VMs that are no templates: number, name, whether it runs.
     pub fn vms(&self) -> Vec<(u32, String, bool)> {
         self.double.world(|world| {
@@ -194,6 +207,58 @@ impl Drop for Home {
         self.stop.store(true, Ordering::SeqCst);
         drop(self.nodes.take().map(JoinHandle::join));
     }
+}
+
+/// Puts a server into a home.
+pub fn with_server(home: &Home) {
+    home.push("master", 1);
+    home.api.store().away = true;
+    home.done(&["node", "create", "m1", "--bootstrap"]);
+    home.until("m1 Ready", |home| home.is_ready("m1"));
+}
+
+pub fn image_of(home: &Home, name: &str) -> String {
+    let node = home.api.node(name).unwrap();
+    node["metadata"]["annotations"]["node.homelab/image"].as_str().unwrap().to_owned()
+}
+
+pub fn uid(home: &Home, name: &str) -> String {
+    home.api.node(name).unwrap()["metadata"]["uid"].as_str().unwrap().to_owned()
+}
+
+/// Nothing but the VMs of nodes and the templates is left.
+pub fn assert_clean(home: &Home) {
+    let left = home.double.world(|world| world.leftovers());
+    let found =
+        Leftovers { vms: vec![], templates: vec![], images: vec![], secrets: vec![], ..left };
+    assert_eq!(found, Leftovers::default());
+    let store = home.api.store();
+    assert!(!store.objects.keys().any(|path| path.contains("bootstrap-token-")));
+    drop(store);
+    let secrets = home.secrets();
+    for (path, text) in home.kept() {
+        let shown = secrets.iter().find(|secret| text.contains(*secret));
+        assert!(shown.is_none(), "{} holds a secret", path.display());
+    }
+}
+
+/// m2 and m3 beside m1, and the CA that servers ask each other for, as `--kubeconfig` would tell it.
+pub fn three_servers(home: &Home) {
+    let node = |n: u8| {
+        format!(
+            "[[node]]\nname = \"m{n}\"\nprofile = \"master\"\naddress = \"127.0.3.3{n}\"\n\
+             vmid = 21{n}\nhost = \"pve1\"\n\n"
+        )
+    };
+    home.edit("[[node]]\nname = \"w1\"", &format!("{}{}[[node]]\nname = \"w1\"", node(2), node(3)));
+}
+
+/// Writes the hash of a CA into the secrets; that hash.
+pub fn know_the_ca(home: &Home) -> String {
+    let hash = "ab".repeat(32);
+    let editor = format!("sed -i '/^cluster_id/a ca_hash = \"{hash}\"'");
+    home.done_with(&["secrets", "edit"], "EDITOR", &editor);
+    hash
 }
 
 /// The preflight looks whether the NFS server and the API's port answer. Another test's process may

@@ -8,7 +8,7 @@ use node::values::Digest;
 use pve_double::Double;
 use serde_json::{Value, json};
 
-use crate::api::{Api, LEASES, NODES, SECRETS};
+use crate::api::{Api, LEASES, NODES, SECRETS, Store};
 
 /// Where firstboot waits for its secret.
 const PAYLOAD: &str = "/run/firstboot/join/payload";
@@ -38,9 +38,52 @@ struct Guest {
     vmid: u32,
     name: String,
     image: String,
+    k3s: String,
     /// When it was started; `None`: it is off.
     since: Option<u64>,
     has_secret: bool,
+}
+
+impl Guest {
+    fn is_server(&self) -> bool {
+        self.image.starts_with("master")
+    }
+}
+
+fn is_node(path: &str) -> bool {
+    path.starts_with("/api/v1/nodes/")
+}
+
+fn name_of(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or_default()
+}
+
+fn is_server(node: &Value) -> bool {
+    !node["metadata"]["labels"]["node-role.kubernetes.io/control-plane"].is_null()
+}
+
+/// K3s takes a server that is being deleted out of etcd, then its finalizer; the rest goes with the Node.
+fn let_members_go(store: &mut Store) {
+    let leaving = |node: &Value| !node["metadata"]["deletionTimestamp"].is_null();
+    let gone = store.objects.iter().filter(|(path, node)| is_node(path) && leaving(node));
+    let gone: Vec<_> = gone.map(|(path, _)| path.clone()).collect();
+    for path in gone {
+        let name = name_of(&path).to_owned();
+        store.finalized.remove(&name);
+        store.objects.remove(&path);
+        store.objects.remove(&format!("{SECRETS}/{name}.node-password.k3s"));
+    }
+}
+
+/// The API is there as long as a majority of etcd's members is: their Nodes stand until they are gone.
+/// Homes without a server have it all the same.
+fn count_votes(store: &mut Store, running: &BTreeMap<String, (&Guest, u64)>) {
+    let members = store.objects.iter().filter(|(path, node)| is_node(path) && is_server(node));
+    let names: Vec<_> = members.map(|(path, _)| name_of(path)).collect();
+    let votes = names.iter().filter(|name| running.contains_key(**name)).count();
+    if !names.is_empty() {
+        store.away = votes * 2 <= names.len();
+    }
 }
 
 impl Nodes {
@@ -62,13 +105,16 @@ impl Nodes {
                 running.insert(guest.name.clone(), (guest, since));
             }
         }
+        let servers: BTreeSet<_> =
+            guests.iter().filter(|guest| guest.is_server()).map(|guest| &guest.name).collect();
+        let servers = servers.len();
         let bad = &self.spoilt.lock().unwrap().bad;
         for (name, (guest, since)) in &running {
             // K3s knows the name by another VM's password.
             let secret = format!("{SECRETS}/{name}.node-password.k3s");
             let known = store.objects.get(&secret).and_then(|s| s["data"]["hash"].as_u64());
             // A restored server forgets its own.
-            let known = known.filter(|_| !guest.image.starts_with("master"));
+            let known = known.filter(|_| !(guest.is_server() && servers == 1));
             if known.is_some_and(|known| known != u64::from(guest.vmid))
                 || bad.contains(&guest.image)
             {
@@ -78,6 +124,9 @@ impl Nodes {
             let old = store.objects.get(&path).cloned();
             if old.as_ref().is_some_and(|o| !o["metadata"]["deletionTimestamp"].is_null()) {
                 continue;
+            }
+            if guest.is_server() && servers > 1 {
+                store.finalized.insert(name.clone());
             }
             let node = registered(old, guest, *since);
             store.put(&path, node);
@@ -106,12 +155,8 @@ impl Nodes {
             node["status"]["conditions"][0]["status"] = json!("Unknown");
             node["status"]["conditions"][0]["reason"] = json!("NodeStatusUnknown");
         }
-        // The API is the server's. Homes without one have it all the same.
-        let server = running.values().any(|(guest, _)| guest.image.starts_with("master"));
-        let had_one = store.objects.keys().any(|path| path.ends_with("/nodes/m1"));
-        if server || had_one {
-            store.away = !server;
-        }
+        let_members_go(&mut store);
+        count_votes(&mut store, &running);
         answer_snapshots(&mut store.objects);
     }
 
@@ -121,13 +166,15 @@ impl Nodes {
                 world.vms.iter().filter(|(_, vm)| !vm.is_template() && vm.get("lock").is_none());
             let guest = |(vmid, vm): (&u32, &pve_double::Vm)| {
                 let tags = vm.get("tags").unwrap_or_default();
-                let image = tags.split(';').find_map(|tag| tag.strip_prefix("img-"));
+                let tag = |start| tags.split(';').find_map(|tag| tag.strip_prefix(start));
+                let (image, k3s) = (tag("img-"), tag("k3s-"));
                 let linked = !vm.get("net0").unwrap_or_default().contains("link_down=1");
                 let drive = vm.get("ide3").is_some_and(|d| d.contains("firstboot_"));
                 Guest {
                     vmid: *vmid,
                     name: vm.get("name").unwrap_or_default().to_owned(),
                     image: image.unwrap_or_default().to_owned(),
+                    k3s: k3s.unwrap_or_default().to_owned(),
                     since: vm.run.as_ref().filter(|_| linked).map(|run| run.since),
                     has_secret: drive
                         || vm.run.as_ref().is_some_and(|run| run.files.contains_key(PAYLOAD)),
@@ -150,16 +197,18 @@ fn registered(old: Option<Value>, guest: &Guest, since: u64) -> Value {
         json!({"apiVersion": "v1", "kind": "Node", "spec": {}, "metadata": {"name": guest.name,
             "creationTimestamp": jiff_now(), "labels": {}, "annotations": {}}})
     });
-    if guest.image.starts_with("master") {
+    if guest.is_server() {
         node["metadata"]["labels"]["node-role.kubernetes.io/control-plane"] = json!("true");
     }
     node["metadata"]["annotations"]["node.homelab/image"] = json!(guest.image);
+    let voter =
+        json!({"type": "EtcdIsVoter", "status": if guest.is_server() { "True" } else { "False" }});
     node["status"] = json!({
-        "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
+        "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}, voter],
         "addresses": [{"type": "InternalIP", "address": "127.0.3.21"}],
         "nodeInfo": {"bootID": format!("{}-{since}", guest.vmid), "machineID": "", "systemUUID": "",
             "kernelVersion": "", "osImage": "", "containerRuntimeVersion": "",
-            "kubeletVersion": "v1.36.4+k3s1", "kubeProxyVersion": "", "operatingSystem": "",
+            "kubeletVersion": guest.k3s, "kubeProxyVersion": "", "operatingSystem": "",
             "architecture": ""},
     });
     node

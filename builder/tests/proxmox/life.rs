@@ -4,17 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::time::Duration;
 
-use pve_double::Leftovers;
-
-use crate::home::Home;
-
-/// Puts a server into a home.
-fn with_server(home: &Home) {
-    home.push("master", 1);
-    home.api.store().away = true;
-    home.done(&["node", "create", "m1", "--bootstrap"]);
-    home.until("m1 Ready", |home| home.is_ready("m1"));
-}
+use crate::home::{Home, assert_clean, image_of, uid, with_server};
 
 /// And w1, made of image 1; that image's id.
 fn with_worker() -> (Home, String) {
@@ -29,31 +19,6 @@ fn with_worker() -> (Home, String) {
 fn vms(home: &Home) -> Vec<(u32, bool)> {
     let vms = home.vms().into_iter().filter(|(_, name, _)| name == "w1");
     vms.map(|(id, _, runs)| (id, runs)).collect()
-}
-
-fn image_of(home: &Home, name: &str) -> String {
-    let node = home.api.node(name).unwrap();
-    node["metadata"]["annotations"]["node.homelab/image"].as_str().unwrap().to_owned()
-}
-
-fn uid(home: &Home, name: &str) -> String {
-    home.api.node(name).unwrap()["metadata"]["uid"].as_str().unwrap().to_owned()
-}
-
-/// Nothing but the VMs of nodes and the templates is left.
-fn assert_clean(home: &Home) {
-    let left = home.double.world(|world| world.leftovers());
-    let found =
-        Leftovers { vms: vec![], templates: vec![], images: vec![], secrets: vec![], ..left };
-    assert_eq!(found, Leftovers::default());
-    let store = home.api.store();
-    assert!(!store.objects.keys().any(|path| path.contains("bootstrap-token-")));
-    drop(store);
-    let secrets = home.secrets();
-    for (path, text) in home.kept() {
-        let shown = secrets.iter().find(|secret| text.contains(*secret));
-        assert!(shown.is_none(), "{} holds a secret", path.display());
-    }
 }
 
 #[test]
@@ -97,10 +62,12 @@ fn a_worker_is_made_rebuilt_rolled_back_and_removed() {
         .iter()
         .map(|l| format!("{} {} {} -> {}", l["what"], l["outcome"], l["from"], l["to"]))
         .map(|line| line.replace('"', "").replace(&first, "FIRST").replace(&second, "SECOND"))
+        .map(|line| line.replace(&image_of(&home, "m1"), "MASTER"))
         .collect();
     assert_eq!(
         told,
         [
+            "create done null -> MASTER",
             "create done null -> FIRST",
             "rebuild done FIRST -> SECOND",
             "rollback done SECOND -> FIRST",
@@ -110,7 +77,7 @@ fn a_worker_is_made_rebuilt_rolled_back_and_removed() {
     assert!(lines.iter().all(|l| l["who"].as_str().unwrap().starts_with("me@")));
     let page = home.root().join("status.html");
     home.run(&["status", "--html", page.to_str().unwrap()]);
-    assert_eq!(fs_err::read_to_string(&page).unwrap().matches("<rect").count(), 4);
+    assert_eq!(fs_err::read_to_string(&page).unwrap().matches("<rect").count(), 5);
     assert_clean(&home);
 }
 
@@ -275,78 +242,37 @@ fn the_only_server_is_made_and_rebuilt_by_way_of_a_snapshot() {
     assert!(agent.err.contains("w1 is an agent"), "{}", agent.err);
 }
 
-/// Without what differs from run to run.
-fn snapshot_free(text: &str) -> String {
-    regex::Regex::new(r"on-demand-\S+").unwrap().replace_all(text, "SNAPSHOT").into_owned()
-}
-
-/// Everything a person can get wrong: the message with its fix, and nothing changed.
+/// The history has it as one operation, whoever ended it.
 #[test]
-fn what_cannot_be_done_says_why_and_nothing_is_changed() {
-    type Spoil = fn(&Home);
-    let nothing: Spoil = |_| ();
-    let worker: Spoil = |home| {
-        home.push("worker", 1);
-        home.done(&["node", "create", "w1"]);
-    };
-    let cases: [(&str, Spoil, &[&str]); 10] = [
-        ("unknown node", nothing, &["node", "rebuild", "w2"]),
-        ("unknown profile", nothing, &["rollout", "--profile", "wroker"]),
-        ("profile never pushed", nothing, &["node", "create", "w1"]),
-        (
-            "another profile's image",
-            worker,
-            &["node", "rebuild", "w1", "--image", "master-0123456789ab"],
-        ),
-        (
-            "an image that is not there",
-            worker,
-            &["node", "rebuild", "w1", "--image", "worker-0123456789ab"],
-        ),
-        ("it is there already", worker, &["node", "create", "w1"]),
-        ("nothing to go back to", worker, &["node", "rollback", "w1"]),
-        ("nothing is under way", worker, &["node", "rebuild", "w1", "--resume"]),
-        (
-            "a gate that is no program",
-            |home| {
-                home.edit(
-                    "[proxmox]",
-                    "[rollout]\ngates = [\"cluster/cluster.toml\"]\n\n[proxmox]",
-                );
-            },
-            &["node", "create", "w1"],
-        ),
-        (
-            "a bare pod",
-            |home| {
-                home.push("worker", 1);
-                home.done(&["node", "create", "w1"]);
-                home.push("worker", 2);
-                home.api.pod("bare", "w1", None);
-            },
-            &["node", "rebuild", "w1"],
-        ),
-    ];
-    let mut told = Vec::new();
-    let ids = regex::Regex::new("worker-[0-9a-f]{12}").unwrap();
-    for (name, spoil, args) in cases {
+fn the_first_server_that_was_cut_off_is_gone_on_with_or_found_done() {
+    for by_hand in [false, true] {
         let home = Home::new();
-        with_server(&home);
-        spoil(&home);
-        let before = home.double.world(|world| world.seen.len());
-        let there = home.vms();
-        let said = home.run(args);
-        assert!(said.code == 1 || said.code == 2, "{name}: {}", said.err);
-        assert_eq!(home.vms(), there, "{name}");
-        let seen = home.double.world(|w| w.seen.iter().map(|s| s.on.clone()).collect::<Vec<_>>());
-        let wrote = seen[before..].iter().filter(|on| !on.starts_with("GET"));
-        assert_eq!(wrote.count(), 0, "{name}: {seen:?}");
-        if let Some(node) = home.api.node("w1") {
-            assert!(node["spec"]["unschedulable"].is_null(), "{name}: {node}");
+        assert!(home.done(&["history"]).err.contains("nothing was done yet"), "says so");
+        assert_eq!(home.done(&["history", "--json"]).out, "[]\n");
+        home.push("master", 1);
+        home.api.store().away = true;
+        let mut child = home.start(&["node", "create", "m1", "--bootstrap"]);
+        home.until("the clone", |home| !home.vms().is_empty());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let open = home.done(&["history"]);
+        assert!(open.out.contains("m1") && open.out.contains("open"), "{}", open.out);
+        if by_hand {
+            home.until("the whole clone", |home| {
+                home.double.world(|world| world.vms[&200].get("lock").is_none())
+            });
+            let run = pve_double::Run { agent_at: Some(0), ..pve_double::Run::default() };
+            home.double.world(|world| world.vms.get_mut(&200).unwrap().run = Some(run));
+            home.done(&["node", "enroll", "m1", "--bootstrap", "--watch"]);
         }
-        let err = said.err.replace(home.root().parent().unwrap().to_str().unwrap(), "PLACE");
-        let err = snapshot_free(&err);
-        told.push(format!("## {name}: {}\n{}", said.code, ids.replace_all(&err, "IMAGE")));
+        home.done(&["node", "create", "m1", "--bootstrap"]);
+        home.until("m1 Ready", |home| home.is_ready("m1"));
+        let lines: Vec<serde_json::Value> =
+            serde_json::from_str(&home.done(&["history", "--json"]).out).unwrap();
+        assert_eq!((lines.len(), lines[0]["outcome"].as_str()), (1, Some("done")), "{lines:?}");
+        let again = home.run(&["node", "create", "m1", "--bootstrap"]);
+        assert!(again.err.contains("there is a cluster already"), "{}", again.err);
+        let unknown = home.run(&["history", "--node", "w7"]);
+        assert_eq!(unknown.code, 2, "{}", unknown.err);
     }
-    insta::assert_snapshot!(told.join("\n"));
 }

@@ -4,11 +4,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken preparation ends the test")]
 
 mod api;
+mod certificates;
 mod faults;
+mod ha;
 mod home;
 mod k3s;
 mod life;
 mod nodes;
+mod overhead;
 mod program;
 mod project;
+mod quarantine;
+mod rights;
 mod speed;
+mod upgrade;
+mod wrong;

@@ -78,7 +78,7 @@ type Edit = (&'static str, &'static str);
 #[test]
 fn every_problem_is_told_with_its_fix_and_nothing_is_changed() {
     let none = ("lab", "lab");
-    let cases: [(&str, Spoil, Edit); 12] = [
+    let cases: [(&str, Spoil, Edit); 13] = [
         ("wrong token", |s| s.tokens[0].secret = "other".into(), none),
         ("expired token", |s| s.tokens[0].expired = true, none),
         ("old version", |s| s.version = "8.3.5".into(), none),
@@ -94,6 +94,7 @@ fn every_problem_is_told_with_its_fix_and_nothing_is_changed() {
         ("unknown storage", |_| (), ("\"disks\"", "\"diks\"")),
         ("storage off", |s| s.storages.get_mut("disks").unwrap().enabled = false, none),
         ("little space", |s| s.storages.get_mut("local").unwrap().total = 1 << 20, none),
+        ("little space for a whole disk", thick, none),
         ("untrusted CA", |_| (), ("ca_file = \"ca.pem\"", "fingerprints = [\"FINGER\"]")),
     ];
     let mut told = Vec::new();
@@ -116,6 +117,12 @@ fn every_problem_is_told_with_its_fix_and_nothing_is_changed() {
         told.push(format!("## {name}: {code}\n{err}"));
     }
     insta::assert_snapshot!(told.join("\n"));
+}
+
+/// LVM without thin pools takes the profile's 32 GiB at once.
+fn thick(setup: &mut Setup) {
+    let disks = setup.storages.get_mut("disks").unwrap();
+    (disks.kind, disks.total) = (pve_double::StorageKind::Lvm, 20 << 30);
 }
 
 fn less(setup: &mut Setup) {

@@ -79,8 +79,16 @@ pub fn write(root: &Path, double: &Double) {
     fs::write(path, format!("{before}[proxmox]\n{proxmox}\n[[node]]{nodes}")).unwrap();
 }
 
+/// K3s in every image that does not say another one.
+pub const K3S: &str = "v1.36.4+k3s1";
+
 /// An image of `profile` in `root/out` that passed its boot test; `n` makes it another one.
 pub fn image(root: &Path, profile: &str, n: u32) -> ImageId {
+    image_with(root, (profile, n), K3S)
+}
+
+/// The same with another K3s.
+pub fn image_with(root: &Path, (profile, n): (&str, u32), k3s: &str) -> ImageId {
     let out = root.join("out");
     fs::create_dir_all(&out).unwrap();
     let key = Digest::of(format!("{profile}{n}"));
@@ -101,7 +109,7 @@ pub fn image(root: &Path, profile: &str, n: u32) -> ImageId {
         standin: false,
         profile: profile.to_owned(),
         image: "debian-13".to_owned(),
-        k3s_version: "v1.36.4+k3s1".to_owned(),
+        k3s_version: k3s.to_owned(),
         qcow2: FileDigest { file: format!("{id}.qcow2"), sha256, bytes: bytes.len() as u64 },
         disk_sha256: sha256,
         virtual_bytes: 64 << 20,
@@ -148,7 +156,7 @@ impl Site {
         write(folder.path(), &double);
         let project = Project::load(folder.path()).unwrap_or_else(|p| panic!("{p}"));
         let verifier = Verifier::new(Trust::Ca(folder.path().join("ca.pem"))).unwrap();
-        let token = Token::parse(&double.token()).unwrap();
+        let token = Token::parse(&double.token(), "the double").unwrap();
         let http = Http::new(&double.url(), &token, verifier).unwrap();
         let clock = Shared { double: Arc::clone(&double), now: Mutex::default() };
         let client = Client::new(double.url(), Arc::new(http), Arc::new(clock), Ui::new(true));
@@ -157,13 +165,18 @@ impl Site {
 
     /// Pushes image number `n` of the worker to pve1.
     pub fn push(&self, n: u32) -> anyhow::Result<Pushed> {
-        let id = image(self.folder.path(), "worker", n);
+        self.push_of("worker", n)
+    }
+
+    /// The same of another profile.
+    pub fn push_of(&self, profile: &str, n: u32) -> anyhow::Result<Pushed> {
+        let id = image(self.folder.path(), profile, n);
         let file = self.folder.path().join(format!("out/{id}.qcow2"));
         let image = Tested::load(&file, false, &Ui::new(true))?;
         let push = Push {
             client: &self.client,
             cluster: &self.project.cluster,
-            profile: self.project.profile("worker").unwrap(),
+            profile: self.project.profile(profile).unwrap(),
             image: &image,
             prune: true,
         };

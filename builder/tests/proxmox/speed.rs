@@ -1,5 +1,5 @@
 //! How fast an upload is beside curl's to the same server, and how much memory it takes. Slow, so it
-//! is run by `benches/upload.sh` only.
+//! is run by `just bench-builder` only.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -85,8 +85,8 @@ fn push(root: &Path) -> (f64, u64) {
 }
 
 #[test]
-#[ignore = "a benchmark of a minute; benches/upload.sh runs it"]
-fn an_upload_is_nearly_as_fast_as_curls_and_takes_little_memory() {
+#[ignore = "a benchmark of a minute; `just bench-builder` runs it"]
+fn bench_an_upload_is_nearly_as_fast_as_curls_and_takes_little_memory() {
     let (mut own, mut theirs, mut peak) = (Vec::new(), Vec::new(), 0);
     for _ in 0..ROUNDS {
         let double = Double::start(Setup { pace: Pace::Real(100), ..Setup::default() }).unwrap();
@@ -104,11 +104,11 @@ fn an_upload_is_nearly_as_fast_as_curls_and_takes_little_memory() {
     };
     let (own, theirs) = (median(&mut own), median(&mut theirs));
     println!(
-        "{MIB} MiB: builder {own:.2} s with the host's checksum and copy, curl {theirs:.2} s without; {:.0} % \
-         of curl's speed; peak of memory {} MiB",
-        theirs / own * 100.0,
-        peak >> 10
+        "bench: upload of an image beside curl: {:.0} % of curl's speed ({MIB} MiB in {own:.2} s with the host's \
+         checksum and copy, curl {theirs:.2} s without)",
+        theirs / own * 100.0
     );
+    println!("bench: peak memory of an upload: {} MiB", peak >> 10);
     assert!(own <= theirs / 0.8, "slower than 80 % of curl");
     assert!(peak <= 64 << 10, "more than 64 MiB");
 }

@@ -58,7 +58,8 @@ pub use model::{
 };
 pub use qemu::Qemu;
 pub use setup::{
-    Delays, NodeSetup, POOL_PRIVILEGES, SECRET, Setup, StorageSetup, TOKEN, TokenSetup, USER,
+    CertificateSetup, Delays, NodeSetup, POOL_PRIVILEGES, SECRET, Setup, StorageSetup, TOKEN,
+    TokenSetup, USER,
 };
 
 use serve::Shared;
@@ -85,7 +86,7 @@ impl Double {
     /// # Errors
     /// No certificate could be made, or no port of the loopback be had.
     pub fn start(setup: Setup) -> Result<Self> {
-        let identity = tls::identity()?;
+        let identity = tls::identity(&setup.certificate)?;
         let folder = tempfile::Builder::new()
             .prefix("pve-double-")
             .tempdir()

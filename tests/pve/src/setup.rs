@@ -32,6 +32,8 @@ pub struct Setup {
     pub tag_access: TagAccess,
     /// Tags that need `Sys.Modify` on `/`.
     pub registered_tags: Vec<String>,
+    /// What the server shows of itself.
+    pub certificate: CertificateSetup,
     /// How time passes.
     pub pace: Pace,
     /// Virtual milliseconds; see [`Delays`].
@@ -76,6 +78,18 @@ pub struct StorageSetup {
     /// Whether it is switched on.
     #[serde(default = "yes")]
     pub enabled: bool,
+}
+
+/// The server's certificate, under a CA that is made new each time.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CertificateSetup {
+    /// Host names and addresses it is made for.
+    pub names: Vec<String>,
+    /// First day: year, month, day.
+    pub from: (i32, u8, u8),
+    /// The day on which it ends.
+    pub until: (i32, u8, u8),
 }
 
 /// An API token.
@@ -126,6 +140,13 @@ impl Default for NodeSetup {
     }
 }
 
+impl Default for CertificateSetup {
+    fn default() -> Self {
+        let names = ["127.0.0.1", "localhost", "pve1"].map(str::to_owned).into();
+        Self { names, from: (2020, 1, 1), until: (2120, 1, 1) }
+    }
+}
+
 impl Default for Delays {
     fn default() -> Self {
         let tasks = [
@@ -151,7 +172,8 @@ pub const TOKEN: &str = "builder@pve!ci";
 /// Its secret, which is of the form of a real one and opens nothing.
 pub const SECRET: &str = "00000000-0000-4000-8000-000000000001";
 
-/// The privileges that the project asks for, on the pool of its VMs.
+/// The privileges that the project asks for, on the pool of its VMs. The preflight has a list of its own:
+/// a double that took the client's would grant whatever the client forgets.
 pub const POOL_PRIVILEGES: [&str; 14] = [
     "VM.Allocate",
     "VM.Audit",
@@ -208,6 +230,7 @@ impl Default for Setup {
             next_id: (100, 999_999_999),
             tag_access: TagAccess::Free,
             registered_tags: Vec::new(),
+            certificate: CertificateSetup::default(),
             pace: Pace::Step(100),
             delays: Delays::default(),
             auth_delay_ms: 0,

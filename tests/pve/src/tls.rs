@@ -8,6 +8,8 @@ use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 use sha2::{Digest, Sha256};
 
+use crate::setup::CertificateSetup;
+
 /// What the server shows and what a client needs to believe it.
 pub(crate) struct Identity {
     pub config: Arc<ServerConfig>,
@@ -18,8 +20,8 @@ pub(crate) struct Identity {
     pub ca_fingerprint: String,
 }
 
-/// Makes a new CA and a certificate for the loopback names.
-pub(crate) fn identity() -> Result<Identity> {
+/// Makes a new CA and a certificate under it.
+pub(crate) fn identity(setup: &CertificateSetup) -> Result<Identity> {
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -29,11 +31,9 @@ pub(crate) fn identity() -> Result<Identity> {
     let ca_certificate = ca.self_signed(&ca_key)?;
     let issuer = Issuer::new(ca, ca_key);
     let key = KeyPair::generate()?;
-    let mut leaf = CertificateParams::new(vec![
-        "127.0.0.1".to_owned(),
-        "localhost".to_owned(),
-        "pve1".to_owned(),
-    ])?;
+    let mut leaf = CertificateParams::new(setup.names.clone())?;
+    let day = |(year, month, day): (i32, u8, u8)| rcgen::date_time_ymd(year, month, day);
+    (leaf.not_before, leaf.not_after) = (day(setup.from), day(setup.until));
     leaf.distinguished_name.push(DnType::CommonName, "pve1");
     leaf.use_authority_key_identifier_extension = true;
     let certificate = leaf.signed_by(&key, &issuer)?;

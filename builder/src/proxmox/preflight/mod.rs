@@ -88,6 +88,8 @@ pub struct Load {
     pub bytes: u64,
     /// Bytes of the disk that is made of it.
     pub disk: u64,
+    /// Bytes it has once it has grown to the profile's size.
+    pub grown: u64,
 }
 
 /// What the checks look at.
@@ -144,7 +146,8 @@ pub fn run(
         }
         Err(error) => {
             let found = "no answer".to_owned();
-            all.push(Checked { check: "version", found, findings: vec![error.into()] });
+            let findings = vec![connection.told(error).into()];
+            all.push(Checked { check: "version", found, findings });
             return all;
         }
     };
@@ -223,7 +226,9 @@ pub fn table(report: &[Checked], ui: &Ui) -> String {
         let _ = writeln!(text, "{word}  {name:width$}  {}", checked.found);
         for finding in &checked.findings {
             let indented = finding.text.replace('\n', "\n        ");
-            let _ = writeln!(text, "      - {indented}\n        fix: {}", finding.fix);
+            // Beside one that stops everything it must not look like another.
+            let note = if bad && finding.kind == Kind::Warning { "note: " } else { "" };
+            let _ = writeln!(text, "      - {note}{indented}\n        fix: {}", finding.fix);
         }
     }
     text

@@ -3,6 +3,10 @@
 use super::{Finding, Look, Outcome, told};
 use crate::proxmox::Error;
 
+// What the client asks for. `docs/proxmox.md` grants the same, and the double's token has just that, each by
+// a list of its own: if they had one source, a privilege that is missing from it would be missing nowhere.
+// `builder/tests/proxmox/rights.rs` holds the three together.
+
 /// On the pool of VMs and templates, or on `/vms` without one.
 const VMS: &[&str] = &[
     "VM.Allocate",
@@ -80,9 +84,19 @@ fn rights(look: &Look<'_>) -> Result<Outcome, Error> {
 fn gap(look: &Look<'_>, need: &Need, missing: &[&str]) -> Finding {
     let (token, user) = (&look.connection.token_id, &look.connection.user);
     let text = format!("{token} lacks {} on {}", missing.join(", "), need.path);
+    // A name that is misspelt looks just like rights that were never given.
+    let first = match need.path.strip_prefix("/pool/") {
+        _ if missing.len() < need.privileges.len() => String::new(),
+        Some(pool) => {
+            format!(
+                "check the name, `pveum pool list`; a new one is made by `pveum pool add {pool}`; then "
+            )
+        }
+        None => "check the name; then ".to_owned(),
+    };
     // A token has at most what its user has.
     let fix = format!(
-        "as root on a host: `pveum role add {role} --privs \"{privileges}\"` (where it exists: \
+        "{first}as root on a host: `pveum role add {role} --privs \"{privileges}\"` (where it exists: \
          `role modify`), `pveum acl modify {path} --roles {role} --users {user}`, `pveum acl modify \
          {path} --roles {role} --tokens '{token}'`",
         role = need.role,

@@ -32,13 +32,19 @@ fn absent(host: &str, known: &[Host]) -> Option<Finding> {
     let names = known.iter().map(|h| h.node.as_str());
     match known.iter().find(|h| h.node == host) {
         None => {
-            let text = format!("there is no host `{host}`, on which cluster.toml puts nodes");
-            let near = suggest(host, names).unwrap_or_default();
-            Some(Finding::new(text, near).of(Kind::Configuration))
+            let near = suggest(host, names).unwrap_or_else(|| "it shows none".to_owned());
+            let fix = format!("name the host as Proxmox does: {near}");
+            let text = format!("Proxmox has no host `{host}`");
+            Some(Finding::new(text, fix).of(Kind::Configuration))
         }
         Some(h) if h.status == "offline" => {
-            let others = names.filter(|name| *name != host).collect::<Vec<_>>().join(", ");
-            let fix = format!("start it, or name the others with --to ({others})");
+            let others: Vec<_> = names.filter(|name| *name != host).collect();
+            let fix = match others.as_slice() {
+                [] => "start it".to_owned(),
+                others => {
+                    format!("start it; for a push, or name others with --to: {}", others.join(", "))
+                }
+            };
             Some(Finding::new(format!("the host {host} is offline"), fix))
         }
         Some(_) => None,
@@ -92,8 +98,12 @@ pub fn space(look: &Look<'_>) -> Outcome {
     for host in &look.hosts {
         let place = look.project.cluster.proxmox.on(host);
         let all = look.client.storages(host).unwrap_or_default();
-        let free = |name: &str| all.iter().find(|s| s.storage == name).map(|s| s.avail);
-        let wants = [(&place.import_storage, look.load.bytes), (&place.storage, look.load.disk)];
+        let find = |name: &str| all.iter().find(|s| s.storage == name);
+        let free = |name: &str| find(name).map(|s| s.avail);
+        // LVM takes a disk's whole size at once; the others take what is written.
+        let thick = find(&place.storage).is_some_and(|s| s.kind == "lvm");
+        let disk = if thick { look.load.grown } else { look.load.disk };
+        let wants = [(&place.import_storage, look.load.bytes), (&place.storage, disk)];
         for (name, bytes) in wants {
             // One that is not seen was told already.
             let Some(free) = free(name).filter(|free| *free < bytes + SPARE) else { continue };
@@ -102,8 +112,11 @@ pub fn space(look: &Look<'_>) -> Outcome {
         }
         findings.extend(root_of(look, host));
     }
-    let (file, disk) = (mib(look.load.bytes), mib(look.load.disk));
-    (format!("the upload takes {file}, the disk {disk}"), findings)
+    let found = match look.load.bytes {
+        0 => format!("at least {} free", mib(SPARE)),
+        bytes => format!("the upload takes {}, the disk {}", mib(bytes), mib(look.load.disk)),
+    };
+    (found, findings)
 }
 
 /// An upload lies in /var/tmp first, whatever its storage.
@@ -138,8 +151,5 @@ fn needed(bytes: u64) -> String {
 
 /// Rounded to what people compare.
 fn mib(bytes: u64) -> String {
-    match bytes {
-        0 => "nothing".to_owned(),
-        _ => Size::from_bytes(bytes.div_ceil(1 << 20) << 20).to_string(),
-    }
+    Size::from_bytes(bytes.div_ceil(1 << 20) << 20).to_string()
 }

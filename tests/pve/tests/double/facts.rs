@@ -95,7 +95,8 @@ pub fn same(text: &str) -> String {
     text
 }
 
-/// The privileges that the recordings' main token held on `/`.
+/// The privileges that the recordings' main token held on `/`: a fact of those recordings, which stays when
+/// the project needs more or less.
 pub const WIDE: [&str; 19] = [
     "Datastore.Allocate",
     "Datastore.AllocateSpace",
