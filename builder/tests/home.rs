@@ -52,6 +52,56 @@ fn open(objects: &[Value]) -> Vec<String> {
     lacking.map(|object| object["metadata"]["name"].to_string()).collect()
 }
 
+/// Files of `folder` and below, with their text, as far as they are text.
+fn texts(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut all = Vec::new();
+    for entry in fs_err::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(texts(&path));
+        } else if let Ok(text) = fs_err::read_to_string(&path) {
+            all.push((path, text));
+        }
+    }
+    all
+}
+
+/// What its makers have given up, or moved away from (traps H9 and H10).
+const GONE: [&str; 2] = ["bitnami", "promtail"];
+
+/// Where a file says so, other than in a comment.
+fn given_up(all: &[(PathBuf, String)]) -> Vec<String> {
+    let lines = all.iter().flat_map(|(path, text)| text.lines().map(move |line| (path, line)));
+    let said = lines.filter(|(_, line)| {
+        let line = line.trim_start().to_lowercase();
+        !line.starts_with('#') && GONE.iter().any(|name| line.contains(name))
+    });
+    said.map(|(path, line)| format!("{}: {line}", path.display())).collect()
+}
+
+#[test]
+fn nothing_comes_from_where_its_makers_have_left() {
+    let mut all = texts(&shipped().join("cluster"));
+    let lock = shipped().join("builder.lock");
+    all.push((lock.clone(), fs_err::read_to_string(&lock).unwrap()));
+    assert!(all.len() > 100, "{}", all.len());
+    assert_eq!(given_up(&all), Vec::<String>::new());
+    all.push((lock, "  image: docker.io/bitnami/redis:1".to_owned()));
+    assert_eq!(given_up(&all).len(), 1, "it would be seen");
+}
+
+/// Traps H1, H5 and H8: charts come to helm as files of the image, and never as objects of K3s'
+/// controller, which removes a release with its object and uninstalls one that fails.
+#[test]
+fn no_object_is_one_of_k3s_helm_controller() {
+    let of_it = |object: &&Value| {
+        object["apiVersion"].as_str().is_some_and(|api| api.starts_with("helm.cattle.io/"))
+    };
+    let objects = objects();
+    assert!(objects.len() > 50, "{}", objects.len());
+    assert_eq!(objects.iter().filter(of_it).count(), 0);
+}
+
 #[test]
 fn every_way_in_is_for_the_home_and_asks_for_a_login() {
     let mut objects = objects();

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
@@ -106,7 +106,14 @@ impl Kubernetes {
     /// It does not answer, or answers something else than `ok`.
     pub fn ready(&self) -> Result<()> {
         let request = http_get("/readyz")?;
-        let text = self.wait(self.client.request_text(request))?;
+        let text = match self.wait(self.client.request_text(request)) {
+            // With all checks in it, three times over.
+            Err(kube::Error::Api(status)) => match unready(&status.message) {
+                Some(checks) => bail!("/readyz says that it is not: {checks}"),
+                None => return Err(kube::Error::Api(status).into()),
+            },
+            other => other?,
+        };
         ensure!(text.trim() == "ok", "/readyz says {}", text.trim());
         Ok(())
     }
@@ -173,6 +180,26 @@ impl Kubernetes {
     }
 }
 
+/// Names of the checks that do not hold, from what `/readyz` says; nothing where it is no such list.
+fn unready(text: &str) -> Option<String> {
+    let failed = text.lines().filter_map(|line| line.strip_prefix("[-]")?.split(' ').next());
+    let names: Vec<_> = failed.collect();
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
 fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {
     http::Request::get(path).body(Vec::new()).context("failed to make a request")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_readyz_only_the_checks_that_fail_are_told() {
+        let text = "[+]ping ok\n[-]etcd failed: reason withheld\n[+]log ok\n\
+                    [-]poststarthook/rbac/bootstrap-roles failed: reason withheld\nreadyz check failed";
+        assert_eq!(unready(text).unwrap(), "etcd, poststarthook/rbac/bootstrap-roles");
+        assert_eq!(unready("Unauthorized"), None);
+    }
 }

@@ -25,6 +25,8 @@ fn a_bundle_is_applied_once_and_an_unchanged_one_costs_one_question() {
     assert!(home.api.get("/api/v1/namespaces/apps/configmaps/web-1").is_some());
     let call = home.node.calls().into_iter().find(|c| c.starts_with("helm upgrade")).unwrap();
     assert!(call.contains("--wait") && call.contains("--skip-crds"), "{call}");
+    // What a hand took is helm's again (traps H2).
+    assert!(call.contains("--server-side=true --force-conflicts"), "{call}");
     let before = home.state();
     home.api.log();
     assert_eq!(home.run(), 0);

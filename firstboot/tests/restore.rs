@@ -33,7 +33,9 @@ fn master() -> Node {
          'etcd-snapshot save'*) mkdir -p \"$s/db/snapshots\"\n\
            n=$(ls \"$s/db/snapshots\" | wc -l)\n\
            cp \"$ROOT/fixture\" \"$s/db/snapshots/firstboot-k3s-master-180000000$n\" ;;\n\
-         *--cluster-reset*) test \"$K3S_TOKEN\" = {SECRET}-w || exit 1\n\
+         # Never without a snapshot (traps E7).\n\
+         *'--cluster-reset --cluster-reset-restore-path='*)\n\
+           test \"$K3S_TOKEN\" = {SECRET}-w || exit 1\n\
            mkdir -p \"$s/db/etcd/member/snap\" \"$s/tls\"\n\
            echo restored > \"$s/db/etcd/member/snap/db\"; echo ca > \"$s/tls/server-ca.crt\"\n\
            echo 'Managed etcd cluster membership has been reset, restart without' >&2 ;;\n\

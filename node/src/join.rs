@@ -71,17 +71,24 @@ impl std::fmt::Debug for Join {
 /// Why a payload is no join secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotJoin {
-    /// Shorter than its header says, or without a whole header: it may still be on its way.
-    #[error("incomplete: {have} of {want} bytes")]
+    /// It may still be on its way: shorter than its header says, or the header line has not ended.
+    #[error("incomplete: {}", so_far(*.have, *.want))]
     Incomplete {
-        /// Bytes there.
+        /// Bytes there: of the content, or of the header while that is not whole.
         have: usize,
-        /// Bytes announced (0 while the header itself is not whole).
-        want: usize,
+        /// Bytes of content that the header announces, once it is whole.
+        want: Option<usize>,
     },
     /// Complete, but not what it should be.
     #[error("broken: {0}")]
     Broken(String),
+}
+
+fn so_far(have: usize, want: Option<usize>) -> String {
+    match want {
+        Some(want) => format!("{have} of {want} bytes behind the header"),
+        None => format!("{have} bytes, and the header line has no end yet"),
+    }
 }
 
 impl Join {
@@ -102,9 +109,13 @@ impl Join {
     /// [`NotJoin::Incomplete`] while bytes are missing, else [`NotJoin::Broken`] with the reason.
     pub fn decode(data: &[u8]) -> Result<Self, NotJoin> {
         let broken = |text: &str| NotJoin::Broken(text.to_owned());
+        // Written from its beginning on: what begins otherwise will not become one.
+        if data.iter().zip(MAGIC.bytes()).any(|(is, want)| *is != want) {
+            return Err(broken("does not start with `firstboot-join-1`"));
+        }
         let Some(end) = data.iter().take(160).position(|b| *b == b'\n') else {
             return match data.len() {
-                0..160 => Err(NotJoin::Incomplete { have: data.len(), want: 0 }),
+                0..160 => Err(NotJoin::Incomplete { have: data.len(), want: None }),
                 _ => Err(broken("has no header line")),
             };
         };
@@ -119,7 +130,7 @@ impl Join {
         let digest: Digest =
             words.next().and_then(|w| w.parse().ok()).ok_or_else(|| broken("has no digest"))?;
         if body.len() < want {
-            return Err(NotJoin::Incomplete { have: body.len(), want });
+            return Err(NotJoin::Incomplete { have: body.len(), want: Some(want) });
         }
         if body.len() > want || Digest::of(body) != digest {
             return Err(broken("its bytes do not have the announced digest"));
@@ -207,6 +218,23 @@ mod tests {
             let mut bad = whole.clone();
             bad[at] ^= 1;
             assert!(matches!(Join::decode(&bad), Err(NotJoin::Broken(_))), "{at}");
+        }
+    }
+
+    #[test]
+    fn what_is_on_its_way_says_how_far_it_came_and_what_never_was_one_says_so() {
+        let whole = sample().encode().unwrap();
+        let header = whole.iter().position(|b| *b == b'\n').unwrap();
+        let said = |data: &[u8]| Join::decode(data).unwrap_err().to_string();
+        assert_eq!(said(b""), "incomplete: 0 bytes, and the header line has no end yet");
+        assert_eq!(said(&whole[..36]), "incomplete: 36 bytes, and the header line has no end yet");
+        let length = whole.len() - header - 1;
+        let want = format!("incomplete: 5 of {length} bytes behind the header");
+        assert_eq!(said(&whole[..header + 6]), want);
+        // With or without its line's end.
+        for wrong in ["s3cret", "s3cret\n", "firstboot-join-2 9 ", "firstboot-join-10 9 x\n"] {
+            let want = "broken: does not start with `firstboot-join-1`";
+            assert_eq!(said(wrong.as_bytes()), want, "{wrong}");
         }
     }
 

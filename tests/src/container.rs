@@ -112,8 +112,13 @@ impl<'a> Container<'a> {
         let (name, address) = (node.name, node.address);
         let gateway = node.gateway.split('/').next().unwrap_or_default();
         let seed = "var/lib/cloud/seed/nocloud";
-        this.put(&format!("{seed}/user-data"), &format!("#cloud-config\nhostname: {name}\n"))?;
-        this.put(&format!("{seed}/meta-data"), &format!("instance-id: {name}-1\n"))?;
+        // With what Proxmox adds where nobody told it `ciupgrade=0` (traps P1).
+        let more = "manage_etc_hosts: true\npackage_upgrade: true\n";
+        this.put(
+            &format!("{seed}/user-data"),
+            &format!("#cloud-config\nhostname: {name}\n{more}"),
+        )?;
+        this.instance(1)?;
         this.put(
             &format!("{seed}/network-config"),
             &format!(
@@ -123,6 +128,37 @@ impl<'a> Container<'a> {
             ),
         )?;
         Ok(this)
+    }
+
+    /// Gives its drive an instance-id of this number, while it is off.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn instance(&self, number: u32) -> Result<()> {
+        let text = format!("instance-id: {}-{number}\n", self.node.name);
+        self.put("var/lib/cloud/seed/nocloud/meta-data", &text)
+    }
+
+    /// Gives it the other kind of drive that Proxmox can make, with the same facts, while it is off.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn use_config_drive(&self) -> Result<()> {
+        let user = fs::read_to_string(self.path("var/lib/cloud/seed/nocloud/user-data"))?;
+        fs::remove_dir_all(self.path("var/lib/cloud/seed/nocloud"))?;
+        let top = "var/lib/cloud/seed/config_drive/openstack";
+        let address = self.node.address.split('/').next().unwrap_or_default();
+        let gateway = self.node.gateway.split('/').next().unwrap_or_default();
+        let meta = r#"{"uuid": "3f9c2a71", "network_config": {"content_path": "/content/0000"}}"#;
+        self.put(&format!("{top}/latest/meta_data.json"), meta)?;
+        self.put(&format!("{top}/latest/user_data"), &user)?;
+        self.put(
+            &format!("{top}/content/0000"),
+            &format!(
+                "auto lo\niface lo inet loopback\n\nauto eth0\niface eth0 inet static\n        \
+                 address {address}\n        netmask 255.255.255.0\n        gateway {gateway}\n"
+            ),
+        )
     }
 
     /// A file of its own layer, while it is off.

@@ -99,8 +99,7 @@ const WRONG: [Wrong; 7] = [
         ..Wrong::of("broken identity", "`localhost` is not a node of cluster")
     },
     Wrong {
-        // With its line's end: without one it could still be on its way.
-        secret: Some(|| Ok([GARBAGE, b"\n"].concat())),
+        secret: Some(|| Ok(GARBAGE.to_vec())),
         ..Wrong::of("broken secret", "does not start with `firstboot-join-1`")
     },
     Wrong {

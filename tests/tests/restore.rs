@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use e2e::lab::{Programs, repository};
@@ -127,17 +128,25 @@ fn a_second_boot_changes_nothing(home: &Home, born: &Value) {
 }
 
 /// The NFS server dies under a running node: it stays Ready, and its shutdown does not hang on the dead
-/// mount.
+/// mount. What did not come to NFS is told while it stops, with where it is (traps B7).
 fn without_nfs_it_still_stops(home: &mut Home) {
     let later = home.secret(Bootstrap::No, "token").unwrap();
     let mut command = home.command("first", &later).unwrap();
     let mut running = Running::start(command.arg("--shutdown")).unwrap();
     assert!(running.wait_for(|line| line.ends_with(" ready")).unwrap());
     home.nfs.kill().unwrap();
+    let start = Instant::now();
     let stopped = verdict::of(&running.end().unwrap(), "master, NFS dead in run and stop").unwrap();
     ready(&stopped).unwrap();
     let checks = stopped["checks"].as_array().unwrap();
     assert!(checks.iter().any(|c| c["name"] == "shutdown" && c["passed"] == true), "{stopped:#}");
+    eprintln!("from the end of NFS to power off: {:.0?}", start.elapsed());
+    let log = repository().join(stopped["console_log"].as_str().unwrap());
+    let log = fs::read_to_string(log).unwrap();
+    let lost = log.lines().find(|line| line.contains("the snapshot stays on this node's disk"));
+    let lost = lost.unwrap_or_else(|| panic!("nothing is said of the snapshot: {log}"));
+    assert!(lost.contains("NFS is mounted, but its server does not answer"), "{lost}");
+    eprintln!("it says: {lost}");
     home.nfs.bring_back().unwrap();
 }
 

@@ -107,6 +107,48 @@ fn has_no_cycle(node: &Container<'_>) {
     assert_eq!(journal, "0");
 }
 
+/// What others have tripped over (docs/traps.md), each as the running system shows it.
+fn stands_where_others_fell(node: &Container<'_>) {
+    let says = |unit: &str, name: &str, wanted: &str| {
+        let found = property(node, unit, name).unwrap();
+        assert!(found.contains(wanted), "{name} of {unit}: {found}");
+    };
+    let none = |line: &str| assert_eq!(node.run(line).unwrap(), "", "{line}");
+    // P1: Proxmox asked for an upgrade of all packages. B3: apt comes after firstboot, not beside it.
+    none("grep package_update_upgrade_install /var/log/cloud-init.log || true");
+    none("ls /var/log/apt/history.log /var/log/dpkg.log 2>/dev/null || true");
+    for unit in ["apt-daily.service", "apt-daily-upgrade.service"] {
+        says(unit, "After", "firstboot-host.service");
+    }
+    says("apt-daily.timer", "Persistent", "no");
+    // P8: the host key is made on the node, before anybody can log in.
+    let key = "/etc/ssh/ssh_host_ed25519_key";
+    assert!(node.path(key.trim_start_matches('/')).exists(), "it is in the image");
+    let made: u64 = node.run(&format!("stat -c %Y {key}")).unwrap().parse().unwrap();
+    let begun = "systemctl show --timestamp=unix --value -p ExecMainStartTimestamp ssh.service";
+    let begun = node.run(begun).unwrap();
+    assert!(made <= begun.trim_start_matches('@').parse().unwrap(), "{made} {begun}");
+    // B5: one link is enough.
+    says("systemd-networkd-wait-online.service", "ExecStart", "--any");
+    // B6: the images' cache is there for K3s to open, and nothing is newer than the image.
+    let images = "/var/lib/rancher/k3s/agent/images";
+    assert_eq!(node.run(&format!("stat -c %s {images}/.cache.json")).unwrap(), "0");
+    let times = format!("cd {images} && stat -c %Y .cache.json * | sort -u | wc -l");
+    assert_eq!(node.run(&times).unwrap(), "1");
+    // B7 and B8: nothing mounts at a touch, and a dead server's mount goes before the network, by force.
+    none("systemctl list-units --all --type=automount --no-legend --plain | grep srv- || true");
+    let mount = "srv-nfs-data.mount";
+    says(mount, "After", "network.target");
+    says(mount, "Conflicts", "umount.target");
+    for forced in ["LazyUnmount", "ForceUnmount"] {
+        says(mount, forced, "yes");
+    }
+    // E5: K3s needs no mount to start or to go on.
+    for kind in ["Requires", "BindsTo", "Requisite", "RequiresMountsFor"] {
+        assert!(!property(node, "k3s-agent.service", kind).unwrap().contains("nfs"), "{kind}");
+    }
+}
+
 /// Everything firstboot has written, by content and time.
 fn written(node: &Container<'_>) -> String {
     node.run(
@@ -114,6 +156,10 @@ fn written(node: &Container<'_>) -> String {
          echo \"$f $(stat -c %Y.%i $f) $(sha256sum <$f)\"; done",
     )
     .unwrap()
+}
+
+fn host_key(node: &Container<'_>) -> String {
+    node.run("cd /etc/ssh && sha256sum ssh_host_*_key").unwrap()
 }
 
 fn applied(report: &Report) -> Vec<&str> {
@@ -130,6 +176,8 @@ fn a_worker_waits_takes_its_secret_and_changes_nothing_at_later_starts() {
     waits_in_the_right_order(&node);
     println!("started, waiting for a secret: {:.1?}", start.elapsed());
     has_no_cycle(&node);
+    stands_where_others_fell(&node);
+    let key = host_key(&node);
 
     let start = Instant::now();
     give(&node, &secret(WORKER.name, Bootstrap::No));
@@ -151,10 +199,13 @@ fn a_worker_waits_takes_its_secret_and_changes_nothing_at_later_starts() {
 
     let mut before = None;
     for number in 2..=3 {
+        // P2: a setting changed in Proxmox makes another instance of the same node.
+        node.instance(number).unwrap();
         let start = Instant::now();
         node.boot(true).unwrap();
         let report = reported(&node, State::Starting).unwrap();
         println!("start {number}: {:.1?}; applied {:?}", start.elapsed(), applied(&report));
+        assert_eq!(host_key(&node), key, "whoever knew this node is warned of another");
         // What each start must do anew: it begins with an empty /run.
         let lasting = ["secret", "k3s-config", "origin", "machine-id", "hostname", "network"];
         assert!(!applied(&report).iter().any(|name| lasting.contains(name)), "{report:#?}");
@@ -170,6 +221,18 @@ fn a_worker_waits_takes_its_secret_and_changes_nothing_at_later_starts() {
             node.cut();
         }
     }
+}
+
+/// Trap P5: Proxmox makes the other kind of drive for guests of another type.
+#[test]
+fn a_config_drive_names_a_node_as_well() {
+    let disk = disk("worker");
+    let mut node = Container::new(&disk, WORKER).unwrap();
+    node.use_config_drive().unwrap();
+    node.boot(true).unwrap();
+    // Name, address and route were right: all that is missing is the secret.
+    let failure = reported(&node, State::Waiting).unwrap().failure.unwrap();
+    assert_eq!(failure.step, "secret");
 }
 
 /// After its minute of waiting firstboot says what is missing.

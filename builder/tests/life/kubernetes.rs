@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use builder::life::{Answer, Cluster, Drain, Failed, Member, NodeState, Snapshot, Traces};
+use builder::life::{Answer, Cluster, Drain, Failed, Kind, Member, NodeState, Snapshot, Traces};
 use node::config::Role;
 use node::values::Hostname;
 
@@ -59,6 +59,9 @@ impl Cluster for Model {
         self.act("forget", |s| {
             api(s)?;
             let (now, name) = (s.now, member.name.to_string());
+            if s.member(&name).is_some() && s.kind(&name) == Kind::Sole {
+                s.violate("the only server's Node was deleted: its snapshots cannot be restored");
+            }
             let Some(db) = s.db.as_mut() else { return Ok(()) };
             match (db.nodes.contains_key(&name), member.role) {
                 (true, Role::Server) => {

@@ -167,3 +167,25 @@ fn without_a_token_or_a_server_it_says_what_to_do() {
     println!("gave up on a closed port after {:.0} s", started.elapsed().as_secs_f64());
     insta::assert_snapshot!(told.join("\n"));
 }
+
+/// Trap P12: a template on a disk that only one host has can be cloned on that host alone.
+#[test]
+fn each_host_with_a_node_of_the_profile_gets_a_template_of_its_own() {
+    let mut setup = quick();
+    setup.nodes.insert("pve2".to_owned(), pve_double::NodeSetup::default());
+    let (double, dir) = site(setup);
+    let path = dir.path().join("cluster/cluster.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let other = "\n[[node]]\nname = \"w2\"\nprofile = \"worker\"\naddress = \"127.0.2.22\"\n\
+                 vmid = 202\nhost = \"pve2\"\n";
+    fs::write(path, text + other).unwrap();
+    let id = image(dir.path(), "worker", 1);
+    let (code, out, err) = run(dir.path(), &double, &["push", "--profile", "worker"]);
+    assert_eq!((code, out.as_str()), (0, "pve1 9000\npve2 9001\n"), "{err}");
+    let places = double.world(|world| {
+        let one = |vm: &pve_double::Vm| (vm.node.clone(), vm.config.get("name").cloned());
+        world.vms.values().map(one).collect::<Vec<_>>()
+    });
+    let name = Some(id.to_string());
+    assert_eq!(places, [("pve1".to_owned(), name.clone()), ("pve2".to_owned(), name)]);
+}

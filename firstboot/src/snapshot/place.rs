@@ -16,6 +16,8 @@ use crate::nfs;
 use crate::retry::within;
 use crate::steps::secret::{CLUSTER_ID, SERVER_TOKEN, SNAPSHOT_KEY};
 
+/// Made and removed to see whether the server takes a write.
+const PROBE: &str = ".probe";
 /// How long one small file may take.
 const LIMIT: Duration = Duration::from_secs(20);
 /// Folder of all clusters on an export.
@@ -120,6 +122,22 @@ impl Place {
             }
             Err(e) => Err(e.into()),
         }
+    }
+
+    /// Makes this node's folder and sees that the server takes a write, in at most 20 s: on a hard
+    /// mount, one to a dead server comes back when the server does, and a planned stop cannot wait.
+    ///
+    /// # Errors
+    /// The server does not answer, or refuses.
+    pub fn takes_a_write(&self, boot: &Boot) -> Result<()> {
+        let folder = self.folder.clone();
+        // Tests cut waits short; a sound disk of a busy machine still gets this long.
+        let limit = boot.machine.limit(LIMIT).max(Duration::from_secs(2));
+        within(limit, "NFS is mounted, but its server", move || {
+            fs_err::create_dir_all(&folder)?;
+            fs_err::write(folder.join(PROBE), b"")?;
+            Ok(fs_err::remove_file(folder.join(PROBE))?)
+        })
     }
 
     /// What the cluster was born with, as its record says; nothing when there is none.

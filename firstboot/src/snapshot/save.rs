@@ -105,7 +105,8 @@ fn taken(name: &str) -> Option<i64> {
 
 /// The snapshot first and its sidecar after it: whoever sees a sidecar may rely on its snapshot.
 fn carry(boot: &Boot, place: &Place, local: &Path) -> Result<Sidecar> {
-    fs::create_dir_all(&place.folder)?;
+    let stays = || format!("the snapshot stays on this node's disk, as {}", local.display());
+    place.takes_a_write(boot).with_context(stays)?;
     let taken = order(boot, place, local)?;
     let file = format!("{NAME}-{}-{taken}", boot.machine.hostname);
     let target = place.folder.join(&file);
@@ -228,6 +229,24 @@ mod tests {
         let text = testing::get(&boot, METRICS).unwrap();
         assert!(text.contains("\nfirstboot_snapshot_last_success_timestamp_seconds 10\n"));
         assert!(text.ends_with("\nfirstboot_snapshot_copies 1\n"), "{text}");
+    }
+
+    /// As a hard mount whose server died: a planned stop waits for this, and must go on (traps B7).
+    #[test]
+    fn a_share_that_hangs_is_given_up_and_the_snapshot_stays_here() {
+        let (_dir, boot) = server(true);
+        testing::put(&boot, CA, "ca");
+        let (place, local) = (place(&boot), put(&boot, 10));
+        fs::create_dir_all(&place.folder).unwrap();
+        // Whoever opens it for writing waits for a reader.
+        let mut pipe = Command::new("mkfifo");
+        pipe.arg(place.folder.join(".probe")).run().unwrap();
+        let text = format!("{:#}", carry(&boot, &place, &local).unwrap_err());
+        let want = "NFS is mounted, but its server does not answer (waited 2.0 s)";
+        assert!(
+            text.starts_with("the snapshot stays on this node's disk, as ") && text.ends_with(want)
+        );
+        assert!(local.exists());
     }
 
     #[test]

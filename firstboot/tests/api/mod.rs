@@ -2,6 +2,7 @@
 //! answers and refusals of a real one (`tests/tests/bundle.rs` asks the same of a real one). Helm's
 //! records come from the stub `helm`, which keeps them in files.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends at what cannot be")]
 
 use std::collections::BTreeMap;

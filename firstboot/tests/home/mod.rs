@@ -1,5 +1,7 @@
 //! A master with a cluster: a stub `helm` that keeps records, and an API server that keeps objects.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 use std::collections::BTreeMap;
 
 use ::node::bundle::{Bundle, Chart, File, Namespace, Release, SCHEMA, Wave};

@@ -2,6 +2,7 @@
 //! as a machine does when power is cut, and takes with it whatever it ran: K3s, containerd's shims,
 //! pods and their mounts.
 
+use std::ffi::OsStr;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -78,6 +79,14 @@ impl Machine {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
+    /// A program that finds this machine's processes, network and mounts; [`tied::spawn`] starts it.
+    ///
+    /// # Errors
+    /// The machine is off.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
+        Ok(self.jail.as_ref().context("the machine is off")?.command(program))
+    }
+
     /// Starts K3s in a role with these settings and the images of the archive.
     ///
     /// # Errors
@@ -86,13 +95,20 @@ impl Machine {
         fs::create_dir_all(self.path("etc/rancher/k3s"))?;
         // JSON is YAML too.
         fs::write(self.path("etc/rancher/k3s/config.yaml"), settings.to_string())?;
+        self.run_as_configured(role, images)
+    }
+
+    /// As [`Machine::run`], with the settings that lie there.
+    ///
+    /// # Errors
+    /// As [`Machine::run`].
+    pub fn run_as_configured(&mut self, role: &str, images: &Path) -> Result<()> {
         let folder = self.path("var/lib/rancher/k3s/agent/images");
         fs::create_dir_all(&folder)?;
         fs::copy(images, folder.join("airgap.tar"))?;
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log"))?;
         let both = log.file().try_clone()?;
-        let jail = self.jail.as_ref().context("the machine is off")?;
-        let mut command = jail.command(&self.program);
+        let mut command = self.command(&self.program)?;
         command.arg(role).env("K3S_STANDIN_ROOT", &self.root);
         command.stdout(both).stderr(Stdio::from(log.into_file()));
         self.running = Some(tied::spawn(command)?);
