@@ -4,6 +4,7 @@
 1. profile.md names every key of docs/schema/*.json, and no other.
 2. packages.md is the table that images/debian-13.toml gives.
 3. Every relative link of every document leads somewhere.
+4. traps.md has each trap once, with a test that is there, or "not tested" and why.
 """
 
 import json
@@ -13,6 +14,8 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# How many traps each letter has.
+TRAPS = {"J": 7, "E": 9, "P": 17, "B": 10, "R": 5, "H": 11}
 SECTIONS = {"image": "images/NAME.toml", "profile": "profiles/NAME.toml", "cluster": "cluster/cluster.toml"}
 BEGIN, END = "<!-- generated: docs/check.py --write -->\n", "<!-- end -->\n"
 
@@ -77,6 +80,23 @@ def check_links():
                 yield f"{path.relative_to(ROOT)}: the link {link} leads nowhere"
 
 
-problems = [*check_keys(), *check_packages("--write" in sys.argv), *check_links()]
+def check_traps():
+    rows = re.findall(r"^\| ([A-Z]\d+) \|(.*)\|(.*)\|(.*)\|$", (ROOT / "docs/traps.md").read_text(), re.M)
+    wanted = [f"{letter}{n}" for letter, count in TRAPS.items() for n in range(1, count + 1)]
+    if [row[0] for row in rows] != wanted:
+        yield "docs/traps.md: its rows are not the traps, each once and in order"
+    for name, trap, avoided, test in rows:
+        places = re.findall(r"\]\(([^)]+)\)((?: `\w+`)*)", test)
+        if not all(cell.strip() for cell in (trap, avoided)) or not (places or "not tested: " in test):
+            yield f"docs/traps.md: {name} lacks words, or a test or why there is none"
+        for link, names in places:
+            path = ROOT / "docs" / link
+            text = path.read_text() if path.is_file() else ""
+            for one in re.findall(r"`(\w+)`", names):
+                if not re.search(rf"\b(fn|func|def) {one}\b", text):
+                    yield f"docs/traps.md: {name}: there is no test {one} in {link}"
+
+
+problems = [*check_keys(), *check_packages("--write" in sys.argv), *check_links(), *check_traps()]
 print("\n".join(problems) or "documents: as the schemas, images and files say", file=sys.stderr)
 sys.exit(1 if problems else 0)

@@ -26,7 +26,10 @@ pub fn rendered(profile: &str, path: &str, change: impl FnOnce(&mut Facts)) -> S
         image_version: "0123456789ab".into(),
         root_uuid: uuid::Uuid::nil(),
     };
-    let trees = Trees::read(root, &image.tree).unwrap();
+    let role = std::iter::once(profile.role.as_str().to_owned());
+    let trees: Vec<_> =
+        image.tree.iter().cloned().chain(role).chain(profile.tree.iter().cloned()).collect();
+    let trees = Trees::read(root, &trees).unwrap();
     let tarball = overlay::render(&trees, &facts, &identity, "").unwrap();
     match &tarball.entries()[path] {
         Entry::File(Content::Bytes(bytes), _) => String::from_utf8(bytes.clone()).unwrap(),
