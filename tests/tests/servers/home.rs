@@ -125,7 +125,7 @@ fn baked(address: Ipv4Addr) -> Result<BTreeMap<String, Vec<u8>>> {
     let project = Project::load(&repository())?;
     let profile = project.profile("master")?;
     let mut facts = plan::facts(&project, profile)?;
-    facts.k3s_version = "v1.36.3+k3s1".to_owned();
+    "v1.36.3+k3s1".clone_into(&mut facts.k3s_version);
     facts.cluster.api = at(2);
     facts.cluster.nodes = nodes;
     let id = "master-0123456789ab".parse()?;
