@@ -1,11 +1,12 @@
 #!/bin/sh
 # Builds the stand-in into target/k3s-standin (or $OUT). Equal sources give equal bytes and are not built twice.
+# With $VERSION the same Kubernetes says that it is another one.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-$here/../../target/k3s-standin}
-version=v1.36.3+k3s-standin
+version=${VERSION:-v1.36.3+k3s-standin}
 cd "$here"
-stamp=$( { go env GOVERSION; find . -type f ! -name '*.md' ! -name '*_test.go' | LC_ALL=C sort |
+stamp=$( { go env GOVERSION; echo "$version"; find . -type f ! -name '*.md' ! -name '*_test.go' | LC_ALL=C sort |
 	xargs sha256sum; } | sha256sum | cut -d' ' -f1)
 built() { [ "$(cat "$out/STAMP" 2>/dev/null)" = "$stamp" ]; }
 if built; then exit 0; fi

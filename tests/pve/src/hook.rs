@@ -24,10 +24,22 @@ pub struct Start {
     pub disks: BTreeMap<String, Disk>,
 }
 
+impl Start {
+    /// A setting.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.config.get(key).map(String::as_str)
+    }
+
+    /// What no other VM has, also none of the same number.
+    pub fn uuid(&self) -> Option<String> {
+        crate::table::TABLE.split("smbios", self.get("smbios1")?).remove("uuid")
+    }
+}
+
 /// A disk of a machine that starts.
 #[derive(Debug, Clone)]
 pub struct Disk {
-    /// The volume (`disks:101/vm-101-disk-0.qcow2`), which names the same bytes for as long as it lives.
+    /// The volume (`disks:101/vm-101-disk-0.qcow2`): the same bytes for as long as its VM lives.
     pub volume: String,
     /// The image it was imported or cloned from; not to be written to.
     pub base: PathBuf,
@@ -46,6 +58,13 @@ pub trait Machine: Send + std::fmt::Debug {
     fn start(&mut self, start: &Start) -> Result<()>;
     /// The VM stops; a machine that stands already is no error.
     fn stop(&mut self, vmid: u32);
+    /// The guest is asked to end, as by its power button.
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    fn press_power(&mut self, vmid: u32) -> Result<()>;
+    /// Whether the machine is on: a guest may turn itself off.
+    fn runs(&mut self, vmid: u32) -> bool;
     /// The agent answers.
     ///
     /// # Errors

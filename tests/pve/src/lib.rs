@@ -19,6 +19,7 @@
 //! ```
 
 mod access;
+mod agent;
 mod api;
 mod calls;
 mod clock;

@@ -2,11 +2,12 @@
 //! cloud-init drive as Proxmox writes it, and the guest agent's port.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,13 +15,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::agent::Agent;
 use crate::hook::{Disk, Machine, Start};
 use crate::table::TABLE;
 
 /// QEMU makes its sockets within milliseconds; a loaded host may take seconds.
 const START_LIMIT: Duration = Duration::from_secs(20);
-/// As long as Proxmox waits for the agent.
-const AGENT_LIMIT: Duration = Duration::from_secs(3);
 /// Proxmox pads its cloud-init drives to this.
 const SEED_BYTES: u64 = 4 << 20;
 
@@ -44,9 +44,11 @@ impl std::fmt::Debug for Qemu {
 #[derive(Debug)]
 struct Guest {
     child: Child,
-    agent: UnixStream,
-    pending: Vec<u8>,
-    sync: u64,
+    /// Held open: QEMU forgets commands of a monitor that went away.
+    monitor: UnixStream,
+    agent: Agent,
+    /// Ends the thread that the kernel tied QEMU to.
+    _keeper: Sender<()>,
 }
 
 impl Qemu {
@@ -80,7 +82,7 @@ impl Qemu {
     }
 
     fn arguments(&self, start: &Start) -> Result<Vec<String>> {
-        let get = |key: &str| start.config.get(key).map(String::as_str);
+        let get = |key: &str| start.get(key);
         let memory = get("memory").map_or("512", |text| text.trim_start_matches("current="));
         let card = TABLE.split("net", get("net0").context("the VM has no net0")?);
         let mac = card.get("macaddr").context("net0 has no address")?;
@@ -94,20 +96,27 @@ impl Qemu {
                 .collect();
         let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);
         option("-accel", self.accel.clone());
+        if let Some(kind) = get("cpu") {
+            option("-cpu", cpu(kind, &self.accel).to_owned());
+        }
+        if let Some(uuid) = start.uuid() {
+            option("-uuid", uuid);
+        }
         option("-name", get("name").unwrap_or("vm").to_owned());
         option("-smp", get("cores").unwrap_or("1").to_owned());
         option("-m", format!("{memory}M"));
         option("-serial", format!("file:{}", own("console")));
+        option("-monitor", format!("unix:{},server=on,wait=off", own("monitor")));
         option("-chardev", format!("socket,id=agent,path={},server=on,wait=off", own("agent")));
         option("-device", "virtio-serial-pci".to_owned());
         option("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0".to_owned());
         option("-device", "virtio-rng-pci".to_owned());
         option("-device", "virtio-scsi-pci,id=scsihw0".to_owned());
-        let overlay = self.overlay(disk)?;
+        let overlay = self.overlay(start, disk)?;
         option(
             "-drive",
             format!(
-                "if=none,id=scsi0,format=qcow2,cache=unsafe,discard=unmap,file={}",
+                "if=none,id=scsi0,format=qcow2,cache=writeback,discard=unmap,file={}",
                 overlay.display()
             ),
         );
@@ -123,14 +132,16 @@ impl Qemu {
         Ok(words)
     }
 
-    /// What a VM writes outlives its stops, as a volume does.
-    fn overlay(&self, disk: &Disk) -> Result<PathBuf> {
+    /// What a VM writes outlives its stops, as a volume does, and ends with the VM: a later one of the
+    /// same number has volumes of the same names, and another UUID.
+    fn overlay(&self, start: &Start, disk: &Disk) -> Result<PathBuf> {
         let name: String = disk
             .volume
             .chars()
             .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' })
             .collect();
-        let overlay = self.folder.join(format!("{name}.overlay"));
+        let vm = start.uuid().unwrap_or_default();
+        let overlay = self.folder.join(format!("{name}-{vm}.overlay"));
         if !overlay.exists() {
             let mut command = (self.program)("qemu-img");
             command
@@ -174,6 +185,18 @@ fn from_path(name: &str) -> Command {
     Command::new(name)
 }
 
+/// QEMU's words for the types that Proxmox has beyond QEMU's own. Emulation has no host to show; and it
+/// refuses instructions that the type does not name, where a processor behind the same type runs them:
+/// Linux' `aesni_intel` uses PCLMULQDQ wherever it sees AES.
+fn cpu<'a>(kind: &'a str, accel: &str) -> &'a str {
+    match (kind, accel.starts_with("tcg")) {
+        ("x86-64-v2-AES", false) => "qemu64,+aes,+popcnt,+pni,+sse4.1,+sse4.2,+ssse3",
+        ("x86-64-v2-AES", true) => "qemu64,+aes,+popcnt,+pni,+sse4.1,+sse4.2,+ssse3,+pclmulqdq",
+        ("host", true) => "max",
+        (other, _) => other,
+    }
+}
+
 fn run(command: &mut Command) -> Result<()> {
     let program = command.get_program().display().to_string();
     let output = command.output().with_context(|| format!("failed to start {program}"))?;
@@ -182,12 +205,27 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Starts a command that the kernel ends with the thread that started it. The double's threads end
+/// with their connections, so it gets one of its own, which lives as long as the sender.
+fn spawn_tied(mut command: Command) -> Result<(Child, Sender<()>)> {
+    let (keeper, hold) = channel::<()>();
+    let (send, started) = channel();
+    std::thread::spawn(move || {
+        let _ = send.send(command.spawn()); // who asked may be gone
+        let _ = hold.recv(); // the keeper was dropped
+    });
+    let child = started.recv().context("the thread that starts QEMU is gone")?;
+    Ok((child.context("failed to start QEMU")?, keeper))
+}
+
 impl Machine for Qemu {
     fn start(&mut self, start: &Start) -> Result<()> {
         let arguments = self.arguments(start)?;
-        let errors = self.folder.join(format!("{}.errors", start.vmid));
-        let socket = self.folder.join(format!("{}.agent", start.vmid));
-        drop(fs_err::remove_file(&socket));
+        let own = |name: &str| self.folder.join(format!("{}.{name}", start.vmid));
+        let errors = own("errors");
+        for port in ["agent", "monitor"] {
+            drop(fs_err::remove_file(own(port)));
+        }
         // The kernel ends the machine when the test is killed.
         let mut command = Command::new("setpriv");
         command
@@ -198,20 +236,20 @@ impl Machine for Qemu {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs_err::File::create(&errors)?.into_file());
-        let mut child = command.spawn().context("failed to start QEMU")?;
-        let end = Instant::now() + START_LIMIT;
-        let agent = loop {
-            if let Ok(stream) = UnixStream::connect(&socket) {
-                break stream;
-            }
-            if child.try_wait()?.is_some() || Instant::now() >= end {
+        let (mut child, keeper) = spawn_tied(command)?;
+        let ports = connect(&mut child, &own("monitor"))
+            .and_then(|monitor| Ok((monitor, connect(&mut child, &own("agent"))?)));
+        let (monitor, agent) = ports
+            .inspect_err(|_| {
                 drop(child.kill());
                 drop(child.wait());
-                bail!("QEMU did not start: {}", fs_err::read_to_string(&errors)?.trim());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        };
-        self.running.insert(start.vmid, Guest { child, agent, pending: Vec::new(), sync: 0 });
+            })
+            .with_context(|| {
+                let words = fs_err::read_to_string(&errors).unwrap_or_default();
+                format!("QEMU did not start: {}", words.trim())
+            })?;
+        let guest = Guest { child, monitor, agent: Agent::new(agent), _keeper: keeper };
+        self.running.insert(start.vmid, guest);
         Ok(())
     }
 
@@ -222,26 +260,49 @@ impl Machine for Qemu {
         }
     }
 
+    fn press_power(&mut self, vmid: u32) -> Result<()> {
+        Ok(self.guest(vmid)?.monitor.write_all(b"system_powerdown\n")?)
+    }
+
+    fn runs(&mut self, vmid: u32) -> bool {
+        let child = self.running.get_mut(&vmid).map(|guest| guest.child.try_wait());
+        matches!(child, Some(Ok(None)))
+    }
+
     fn ping(&mut self, vmid: u32) -> Result<()> {
-        self.guest(vmid)?.synchronise()
+        self.guest(vmid)?.agent.synchronise()
     }
 
     fn write_file(&mut self, vmid: u32, name: &str, content: &[u8]) -> Result<()> {
-        let guest = self.guest(vmid)?;
-        guest.synchronise()?;
-        let handle = guest.call("guest-file-open", &json!({"path": name, "mode": "wb"}))?;
-        let written = guest.call(
+        let agent = &mut self.guest(vmid)?.agent;
+        agent.synchronise()?;
+        let handle = agent.call("guest-file-open", &json!({"path": name, "mode": "wb"}))?;
+        let written = agent.call(
             "guest-file-write",
             &json!({"handle": handle, "buf-b64": STANDARD.encode(content)}),
         );
-        guest.call("guest-file-close", &json!({"handle": handle}))?;
+        agent.call("guest-file-close", &json!({"handle": handle}))?;
         written.map(drop)
     }
 
     fn interfaces(&mut self, vmid: u32) -> Result<Value> {
-        let guest = self.guest(vmid)?;
-        guest.synchronise()?;
-        guest.call("guest-network-get-interfaces", &json!({}))
+        let agent = &mut self.guest(vmid)?.agent;
+        agent.synchronise()?;
+        agent.call("guest-network-get-interfaces", &json!({}))
+    }
+}
+
+fn connect(child: &mut Child, socket: &Path) -> Result<UnixStream> {
+    let end = Instant::now() + START_LIMIT;
+    loop {
+        if let Ok(stream) = UnixStream::connect(socket) {
+            return Ok(stream);
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("it ended with {status}");
+        }
+        ensure!(Instant::now() < end, "no {} within {START_LIMIT:?}", socket.display());
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -252,55 +313,4 @@ impl Drop for Qemu {
             self.stop(vmid);
         }
     }
-}
-
-impl Guest {
-    /// The answer that carries our newest number is the first of this talk.
-    fn synchronise(&mut self) -> Result<()> {
-        self.sync += 1;
-        self.agent.write_all(&[0xff])?;
-        self.send("guest-sync-delimited", &json!({"id": self.sync}))?;
-        let end = Instant::now() + AGENT_LIMIT;
-        while !matches!(answer(&self.line(end)?), Ok(id) if id == self.sync) {}
-        Ok(())
-    }
-
-    fn call(&mut self, command: &str, arguments: &Value) -> Result<Value> {
-        self.send(command, arguments)?;
-        answer(&self.line(Instant::now() + AGENT_LIMIT)?)
-    }
-
-    fn send(&mut self, command: &str, arguments: &Value) -> Result<()> {
-        let line = format!("{}\n", json!({"execute": command, "arguments": arguments}));
-        Ok(self.agent.write_all(line.as_bytes())?)
-    }
-
-    fn line(&mut self, end: Instant) -> Result<Vec<u8>> {
-        loop {
-            if let Some(at) = self.pending.iter().position(|byte| *byte == b'\n') {
-                return Ok(self.pending.drain(..=at).collect());
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            ensure!(!left.is_zero(), "the agent does not answer");
-            self.agent.set_read_timeout(Some(left))?;
-            let mut bytes = [0; 4096];
-            match self.agent.read(&mut bytes) {
-                Ok(0) => bail!("QEMU closed the agent's port"),
-                Ok(count) => self.pending.extend_from_slice(&bytes[..count]),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-}
-
-fn answer(line: &[u8]) -> Result<Value> {
-    // A delimited answer starts with 0xff, which is in no JSON text.
-    let text = line.rsplit(|byte| *byte == 0xff).next().unwrap_or_default();
-    let mut answer: Value =
-        serde_json::from_slice(text).context("the agent's answer is no JSON")?;
-    if let Some(error) = answer.get("error") {
-        bail!("{}", error.get("desc").and_then(Value::as_str).unwrap_or("no reason given"));
-    }
-    Ok(answer.get_mut("return").map(Value::take).unwrap_or_default())
 }

@@ -154,6 +154,17 @@ impl Machine {
         command
     }
 
+    /// `k3s` with these arguments in the machine itself, as its administrator runs it.
+    ///
+    /// # Errors
+    /// The machine is off.
+    pub fn inside(&self, args: &[&str]) -> Result<Command> {
+        let jail = self.jail.as_ref().context("the machine is off")?;
+        let mut command = jail.command(&self.program);
+        command.args(args).env("K3S_STANDIN_ROOT", &self.root).env_remove("KUBECONFIG");
+        Ok(command)
+    }
+
     /// Loads the images of an archive, as `ctr images import` does.
     ///
     /// # Errors

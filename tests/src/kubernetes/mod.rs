@@ -16,11 +16,12 @@
 //!
 //! There is no DNS for pods (the stand-in has no `CoreDNS`) and no way out of the cluster's network.
 
+pub mod guests;
 pub mod image;
 pub mod machine;
 pub mod switch;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -59,8 +60,8 @@ pub struct Cluster {
     helm: PathBuf,
     /// How many machines were ever connected.
     connected: u8,
-    /// Further names of the API in its certificate.
-    names: Vec<String>,
+    /// The API's address for guests of QEMU; the server is a node then.
+    api: Option<Ipv4Addr>,
     place: tempfile::TempDir,
 }
 
@@ -70,10 +71,10 @@ impl Cluster {
     /// # Errors
     /// A program is missing, or the API does not answer in time.
     pub fn without_nodes() -> Result<Self> {
-        Self::started(&[])
+        Self::started(None)
     }
 
-    fn started(names: &[&str]) -> Result<Self> {
+    fn started(api: Option<Ipv4Addr>) -> Result<Self> {
         let (programs, helm) = (Programs::find()?, Programs::helm()?);
         // Short: the path of containerd's socket below it may have 104 characters.
         let place = tempfile::Builder::new().prefix("k8s-").tempdir()?;
@@ -81,23 +82,9 @@ impl Cluster {
         let root = place.path().join(SERVER);
         let server = Machine::start(SERVER, &root, &programs.k3s, &lan, 2)?;
         let images = programs.images;
-        let names = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut this =
-            Self { nodes: vec![], server, lan, images, helm, connected: 2, names, place };
+        let mut this = Self { nodes: vec![], server, lan, images, helm, connected: 2, api, place };
         this.start_server()?;
         Ok(this)
-    }
-
-    /// A control plane alone, which guests of QEMU find at the address that cluster.toml gives the
-    /// API, by `builder boot --join`.
-    ///
-    /// # Errors
-    /// As [`Cluster::without_nodes`].
-    pub fn for_guests() -> Result<Self> {
-        let text = fs::read_to_string(repository().join("cluster/cluster.toml"))?;
-        let api = text.lines().find_map(|line| line.strip_prefix("api = "));
-        let api = api.context("cluster.toml has no `api`")?.trim_matches('"').to_owned();
-        Self::started(&[&api])
     }
 
     /// A control plane and one node, Ready.
@@ -116,12 +103,11 @@ impl Cluster {
     /// It does not answer in time.
     pub fn start_server(&mut self) -> Result<()> {
         let address = self.server.address;
-        let mut names = self.names.clone();
-        names.push(address.to_string());
+        let names: Vec<_> = self.api.into_iter().chain([address]).collect();
         let settings = json!({
             "node-name": SERVER, "node-ip": address, "tls-san": names,
-            "token": token("server"), "agent-token": token("agent"),
-            "cluster-init": true, "disable-agent": true, "secrets-encryption": true,
+            "token": token("server"), "agent-token": token("agent"), "kubelet-arg": kubelet(),
+            "cluster-init": true, "disable-agent": self.api.is_none(), "secrets-encryption": true,
         });
         self.server.run("server", &settings, &self.images)?;
         let start = Instant::now();
@@ -190,9 +176,7 @@ impl Cluster {
             Machine::start(name, &root, &self.server.program, &self.lan, self.connected)?;
         let settings = json!({
             "server": format!("https://{}:6443", self.server.address), "token": token("agent"),
-            "node-name": name, "node-ip": node.address,
-            // The kubelet's settings of our images.
-            "kubelet-arg": [format!("config={}", repository().join(KUBELET).display())],
+            "node-name": name, "node-ip": node.address, "kubelet-arg": kubelet(),
         });
         node.run("agent", &settings, &self.images)?;
         self.nodes.push(node);
@@ -335,6 +319,11 @@ impl Cluster {
             }
         }
     }
+}
+
+/// The kubelet's settings of our images.
+fn kubelet() -> [String; 1] {
+    [format!("config={}", repository().join(KUBELET).display())]
 }
 
 /// Tokens of one run: no other has them.

@@ -92,6 +92,16 @@ impl Switch {
         Ok(own)
     }
 
+    /// Gives a machine that is connected a further address, and this host the way to it.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn also(&self, pid: u32, further: Ipv4Addr) -> Result<()> {
+        let further = format!("{further}/32");
+        enter(&pid.to_string(), &["address", "add", &further, "dev", "eth0"]).run()?;
+        ip(&["route", "add", &further, "dev", &format!("e2e{}", self.number)]).run()
+    }
+
     fn inside(&self, args: &[&str]) -> Command {
         enter(&self.holder.id().to_string(), args)
     }

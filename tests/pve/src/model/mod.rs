@@ -206,6 +206,7 @@ impl World {
 
     /// Lets all that is due happen: tasks in the order of their ends, then the statistics.
     pub fn settle(&mut self) {
+        self.notice_ends();
         let now = self.clock.now();
         while let Some(index) = self.next_due(now) {
             self.run_task(index);

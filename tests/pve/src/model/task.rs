@@ -4,6 +4,9 @@ use super::{Work, World};
 use crate::access::Caller;
 use crate::fault::Effect;
 
+/// Virtual milliseconds between two looks at a guest that ends.
+const GUEST_POLL: u64 = 500;
+
 /// A task.
 #[derive(Debug)]
 pub struct Task {
@@ -34,6 +37,8 @@ pub struct Task {
     /// How often its state was asked for.
     pub polls: u32,
     pub(super) waiting_since: Option<u64>,
+    /// Whether the guest of a shutdown was asked.
+    pub(super) asked: bool,
     pub(super) work: Option<Work>,
     pub(super) fault: Option<TaskFault>,
 }
@@ -79,6 +84,7 @@ impl World {
             exit: None,
             polls: 0,
             waiting_since: None,
+            asked: false,
             work: Some(work),
             fault,
         });
@@ -102,6 +108,10 @@ impl World {
             if self.tasks[index].exit.is_none() {
                 self.tasks[index].work = Some(work);
             }
+            return;
+        }
+        if self.waits_for_guest(index, &work) {
+            self.tasks[index].work = Some(work);
             return;
         }
         let fault = self.tasks[index].fault.clone().map(|fault| fault.0);
@@ -169,6 +179,20 @@ impl World {
         }
         self.tasks[index].due = until.min(begun + patience);
         true
+    }
+
+    /// A real machine is asked to end and takes its time; one of the model has ended by now.
+    fn waits_for_guest(&mut self, index: usize, work: &Work) -> bool {
+        let (Work::Shutdown { vmid, .. }, Some(machine)) = (work, &mut self.machine) else {
+            return false;
+        };
+        let task = &mut self.tasks[index];
+        let asked = std::mem::replace(&mut task.asked, true);
+        if task.fault.is_some() || (!asked && machine.press_power(*vmid).is_err()) {
+            return false;
+        }
+        task.due = self.clock.now() + GUEST_POLL;
+        machine.runs(*vmid)
     }
 
     /// Proxmox' words when a storage's lock is not had in time.

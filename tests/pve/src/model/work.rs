@@ -186,6 +186,16 @@ impl World {
         Ok(())
     }
 
+    /// Guests of real machines that turned themselves off.
+    pub(super) fn notice_ends(&mut self) {
+        let Some(machine) = &mut self.machine else { return };
+        let on = self.vms.iter().filter(|(_, vm)| vm.run.is_some()).map(|(id, _)| *id);
+        let ended: Vec<u32> = on.filter(|id| !machine.runs(*id)).collect();
+        for vmid in ended {
+            self.power_off(vmid);
+        }
+    }
+
     /// The VM stops; files in its memory are gone.
     pub fn power_off(&mut self, vmid: u32) {
         let Some(vm) = self.vms.get_mut(&vmid) else { return };
