@@ -8,8 +8,10 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a broken preparation ends the test")]
 
+mod alerts;
 mod dev;
 mod names;
+mod ntfy;
 mod postgres;
 
 use std::path::{Path, PathBuf};
@@ -96,6 +98,8 @@ fn images(root: &Path) -> Vec<Image> {
                 "Env": [path], "User": "dev", "WorkingDir": "/workspace"}),
         ),
         image(names::IMAGE, json!({"Entrypoint": ["/usr/sbin/dnsmasq"]})),
+        image(alerts::PROMETHEUS, json!({"Entrypoint": ["/usr/bin/prometheus"]})),
+        image(alerts::ALERTMANAGER, json!({"Entrypoint": ["/usr/bin/prometheus-alertmanager"]})),
     ]
 }
 
@@ -113,4 +117,6 @@ fn what_the_charts_run_works_in_real_pods() {
     println!("pods: PostgreSQL after {:.0?}", start.elapsed());
     dev::routes_change_and_a_dev_container_is_reached(&mut cluster);
     println!("pods: the dev proxy and a dev container after {:.0?}", start.elapsed());
+    alerts::what_fails_is_told_within_a_minute(&mut cluster);
+    println!("pods: alerts after {:.0?}", start.elapsed());
 }
