@@ -38,8 +38,13 @@ chown 0:1000 "$work"/keys/* "$work"/git/*
 chmod 0440 "$work"/keys/* "$work"/git/*
 chown 0:0 "$work/mine" "$work/other"
 
+sshd=$(command -v sshd || echo /usr/sbin/sshd)
+# Known since OpenSSH 9.8; this host's may be older than the image's.
+if "$sshd" -t -f "$work/sshd_config" 2>&1 | grep -q 'option: PerSourcePenalties'; then
+  sed -i '/^PerSourcePenalties/d' "$work/sshd_config"
+fi
 setpriv --reuid 1000 --regid 1000 --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all \
-  "$(command -v sshd || echo /usr/sbin/sshd)" -D -e -f "$work/sshd_config" >"$work/log" 2>&1 &
+  "$sshd" -D -e -f "$work/sshd_config" >"$work/log" 2>&1 &
 server=$!
 login() {
   key=$1; shift

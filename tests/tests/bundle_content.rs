@@ -1,5 +1,5 @@
 //! The bundle's content against its real counterparts, without a cluster: alert rules by promtool,
-//! routes by amtool, charts by helm, the dev proxy by nginx, dev containers by sshd, dumps by
+//! routes by amtool, the minute of P1 by arithmetic, charts by helm, the dev proxy by nginx, dev containers by sshd, dumps by
 //! `PostgreSQL`, and the documents that speak of them. Each is a script of `tests/bundle` that says in
 //! its last line how much it looked at; they run side by side, as most of their time is waiting.
 
@@ -15,9 +15,10 @@ const PYTHON: &str = "/usr/bin/python3";
 const SHELL: &str = "sh";
 
 /// Who runs it, the script, and the word its last line begins with.
-const CHECKS: [(&str, &str, &str); 7] = [
+const CHECKS: [(&str, &str, &str); 8] = [
     (PYTHON, "rules.py", "rules:"),
     (PYTHON, "routes.py", "routes:"),
+    (PYTHON, "times.py", "times:"),
     (PYTHON, "charts.py", "charts:"),
     (PYTHON, "requirements.py", "requirements:"),
     (SHELL, "dev_proxy.sh", "dev proxy:"),

@@ -8,7 +8,10 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a broken preparation ends the test")]
 
+mod alerts;
+mod dev;
 mod names;
+mod ntfy;
 mod postgres;
 
 use std::path::{Path, PathBuf};
@@ -25,7 +28,10 @@ use serde_json::{Value, json};
 /// For a step of pods: seconds on an idle machine.
 const SOON: Duration = Duration::from_mins(5);
 /// What `builder` puts into files that end in `.tera`, as far as the files used here ask.
-const FACTS: [(&str, &str); 1] = [("{{ cluster.k3s.cluster_domain }}", "cluster.local")];
+const FACTS: [(&str, &str); 2] = [
+    ("{{ cluster.k3s.cluster_domain }}", "cluster.local"),
+    ("{{ cluster.network.cidr }}", "192.168.2.0/24"),
+];
 
 /// A value of a chart's `values.yaml`, by its JSON pointer.
 fn default(chart: &str, pointer: &str) -> String {
@@ -33,6 +39,12 @@ fn default(chart: &str, pointer: &str) -> String {
     let values: Value = serde_saphyr::from_str(&text).unwrap();
     let value = values.pointer(pointer).and_then(Value::as_str);
     value.with_context(|| format!("{chart} has no {pointer}")).unwrap().to_owned()
+}
+
+/// How busy the machine is, beside a time that was measured.
+fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 /// Where a chart of ours lies.
@@ -79,7 +91,15 @@ fn images(root: &Path) -> Vec<Image> {
             &default("postgres", "/metrics/image"),
             json!({"Entrypoint": ["/usr/bin/prometheus-postgres-exporter"]}),
         ),
+        image(&default("dev-proxy", "/image"), json!({"Env": [path]})),
+        image(
+            &default("dev-containers", "/image"),
+            json!({"Cmd": ["/usr/sbin/sshd", "-D", "-e", "-f", "/etc/dev-container/sshd_config"],
+                "Env": [path], "User": "dev", "WorkingDir": "/workspace"}),
+        ),
         image(names::IMAGE, json!({"Entrypoint": ["/usr/sbin/dnsmasq"]})),
+        image(alerts::PROMETHEUS, json!({"Entrypoint": ["/usr/bin/prometheus"]})),
+        image(alerts::ALERTMANAGER, json!({"Entrypoint": ["/usr/bin/prometheus-alertmanager"]})),
     ]
 }
 
@@ -95,4 +115,8 @@ fn what_the_charts_run_works_in_real_pods() {
     names::start(&mut cluster);
     postgres::rows_come_back_after_their_volume_is_lost(&mut cluster);
     println!("pods: PostgreSQL after {:.0?}", start.elapsed());
+    dev::routes_change_and_a_dev_container_is_reached(&mut cluster);
+    println!("pods: the dev proxy and a dev container after {:.0?}", start.elapsed());
+    alerts::what_fails_is_told_within_a_minute(&mut cluster);
+    println!("pods: alerts after {:.0?}", start.elapsed());
 }

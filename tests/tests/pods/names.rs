@@ -68,5 +68,6 @@ pub fn helm(cluster: &Cluster, args: &[&str]) -> Result<()> {
         std::thread::sleep(std::time::Duration::from_secs(1));
     }
     running.end()?.ok()?;
-    Ok(())
+    // Small pods are ready before the next look at the Services, which then nobody would know.
+    refresh(cluster)
 }
