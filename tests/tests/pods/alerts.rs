@@ -183,7 +183,8 @@ fn programs(home: &Home, objects: &[Value]) -> Result<Vec<Value>> {
 
 /// What a query of Prometheus finds.
 fn query(cluster: &Cluster, expression: &str) -> Result<Vec<Value>> {
-    let expression: String = expression.bytes().map(|byte| format!("%%{byte:02X}")).collect();
+    let escaped: Vec<_> = expression.bytes().map(|byte| format!("%%{byte:02X}")).collect();
+    let expression = escaped.concat();
     let ask = format!(
         "exec 3<>/dev/tcp/127.0.0.1/9090; \
          printf 'GET /api/v1/query?query={expression} HTTP/1.0\\r\\n\\r\\n' >&3; tail -n 1 <&3"
