@@ -3,7 +3,7 @@
 
     builder.py [--runs N] [BUILDER]     (default: target/release/builder; `just image` before it, for its lock)
 
-Real times of whole processes, in this repository: `check` of everything, `bundle render` of what its lock can
+Real times of whole processes, in this repository: `check` of everything, `bundle render` of what target/image.lock can
 render. What needs a Proxmox is measured by builder/tests/proxmox, and the engine by builder/tests/life, whose lines
 `bench: NAME: VALUE` are taken over.
 """
@@ -56,7 +56,7 @@ def main():
     options.add_argument("program", nargs="?", default=TOP / "target/release/builder")
     options = options.parse_args()
     load = os.getloadavg()[0]
-    check, check_peak = series(options.runs, [options.program, "--quiet", "check", "--lock", LOCK])
+    check, check_peak = series(options.runs, [options.program, "--quiet", "check"])
     with tempfile.TemporaryDirectory() as out:
         render, render_peak = series(options.runs, [
             options.program, "--quiet", "bundle", "render", "--lock", LOCK, "--out", out])
