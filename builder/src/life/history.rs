@@ -17,7 +17,10 @@ use super::shelf::{Drawer, Shelf};
 /// # Errors
 /// A file cannot be read, or is none of this version: its name is told.
 pub fn operations(shelf: &dyn Shelf) -> Result<Vec<Journal>> {
-    all(shelf, Drawer::Journal, Journal::parse)
+    let mut found = all(shelf, Drawer::Journal, Journal::parse)?;
+    // Their names tell the second only.
+    found.sort_by_key(|journal| journal.started);
+    Ok(found)
 }
 
 /// All rollouts, the oldest first.
