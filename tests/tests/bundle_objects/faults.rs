@@ -173,13 +173,6 @@ fn text_of_web(cluster: &Cluster) -> String {
     cluster.kubectl(&["get", "deployment", "web", "--namespace", "trial", "-o", path]).unwrap()
 }
 
-/// Somebody takes a field that the next upgrade changes (traps H2): helm must not stop at it.
-fn a_hand_takes_the_text_of_web(cluster: &Cluster) {
-    let set = ["set", "env", "deployment/web", "--namespace", "trial", "TEXT=hand"];
-    cluster.kubectl(&set).unwrap();
-    assert!(text_of_web(cluster).ends_with(" hand"));
-}
-
 fn apply_whole(cluster: &Cluster, home: &Home) -> Value {
     let (run, report) = home.apply(cluster).unwrap();
     assert_eq!(run.code(), Some(0), "{report:#}\n{}", run.stderr());
@@ -240,7 +233,6 @@ pub fn a_cut_upgrade_is_taken_up(cluster: &mut Cluster) {
         lost: false,
     };
     let home = home(&content);
-    a_hand_takes_the_text_of_web(cluster);
     cut(cluster, &home, "pending-upgrade");
     volume_comes(cluster, "two");
     let new = cluster.until("the second volume", SOON, |cluster| bound(cluster, "two")).unwrap();
