@@ -4,14 +4,14 @@
 //! apt-utils, and is the same bytes for the same set everywhere.
 
 use std::fmt::Write as _;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
 use fs_err as fs;
-use node::command::Run;
+use node::command::{Run as _, check};
 use node::values::Digest;
 
 use crate::lock::{BaseSet, Package};
@@ -86,8 +86,8 @@ fn stanza(store: &Store, package: &Package) -> Result<String> {
     if !deb.is_file() {
         bail!("package {name} {version} is not in the cache");
     }
-    let control = Command::new("dpkg-deb").arg("--field").arg(&deb).stdout_text();
-    let control = control.with_context(|| format!("failed to read package {name} {version}"))?;
+    let control =
+        control_file(&deb).with_context(|| format!("failed to read package {name} {version}"))?;
     let field = |key: &str| control.lines().find_map(|l| l.strip_prefix(key)).map(str::trim);
     let found = (field("Package:"), field("Version:"), field("Architecture:"));
     if found != (Some(name), Some(version), Some(arch)) {
@@ -96,6 +96,24 @@ fn stanza(store: &Store, package: &Package) -> Result<String> {
     let path = file_name(package);
     let control = control.trim_end();
     Ok(format!("{control}\nFilename: debs/{path}\nSize: {size}\nSHA256: {sha256}\n\n"))
+}
+
+/// As dpkg-deb streams it: with `--field` it would unpack the file into a folder of /tmp first, which a
+/// kill leaves there.
+fn control_file(deb: &Path) -> Result<String> {
+    let mut command = Command::new("dpkg-deb");
+    let output = command.arg("--ctrl-tarfile").arg(deb).output();
+    let output = output.with_context(|| format!("failed to start `{}`", command.line()))?;
+    check(&command, &output)?;
+    for entry in tar::Archive::new(output.stdout.as_slice()).entries()? {
+        let mut entry = entry?;
+        if entry.path()?.file_name().is_some_and(|name| name == "control") {
+            let mut text = String::new();
+            entry.read_to_string(&mut text)?;
+            return Ok(text);
+        }
+    }
+    bail!("{} has no control file", deb.display())
 }
 
 /// As in Debian's own pool: without the epoch, whose colon would need encoding.
