@@ -60,7 +60,7 @@ e2e-images: build
     tests/helm.sh
     tests/image.sh all >target/e2e-images
 
-# All tests without sampling; writes its dated result to docs/results.md (`--again`: also what passed on this commit)
+# All tests without sampling, or those of the parts named; writes docs/results.md (`--again`: also what passed on this commit)
 full *args:
     tests/full.sh {{ args }}
 

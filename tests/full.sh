@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
 # Every test without sampling, part by part; writes what came of them to docs/results.md, to be committed.
-# A part that failed does not stop the others. Started again on the same commit it goes on with the parts that
-# have not passed yet; `full.sh --again` runs all. `just` must be in PATH, as `./dev full` makes sure.
+#   full.sh [--again] [PART...]
+# A part that failed does not stop the others. What has passed on this commit is not run again, but with --again.
+# With names only those parts run (such as what failed, after its repair); the others keep their rows, each with
+# the commit it ran on. `just` must be in PATH, as `./dev full` makes sure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export E2E=full
 results=docs/results.md
-commit=$(git rev-parse HEAD)
-dirty=""
-[ -z "$(git status --porcelain -- . ":!$results")" ] || dirty=" with uncommitted changes"
-done=target/full/$commit # what passed: a file per part, its row
-[ "${1:-}" != --again ] && [ -z "$dirty" ] || rm -rf "$done"
-mkdir -p "$done" target/full/log
+commit=$(git rev-parse --short=12 HEAD)
+[ -z "$(git status --porcelain -- . ":!$results")" ] || commit+=" and more"
+rows=target/full/rows # a file per part: its row
+again=""
+if [ "${1:-}" = --again ]; then again=yes && shift; fi
+only=("$@")
+mkdir -p "$rows" target/full/log
 
 # Sums cargo's "test result: ok. N passed; N failed; N ignored" lines; Go says one `ok` per package.
 counts() {
@@ -20,18 +23,17 @@ counts() {
     END { printf "%d | %d | %d | %d", p, f + gofail, i, go }' "$1"
 }
 
-rows="" failed=0
+failed=0
 part() { # name, command...
-  local name=$1 start=$SECONDS result=passed log=target/full/log/$1 row
+  local name=$1 start=$SECONDS result=passed log=target/full/log/$1
   shift
-  if [ -s "$done/$name" ]; then
-    rows+="$(cat "$done/$name")"$'\n'
-    return
-  fi
+  parts+=("$name")
+  [ ${#only[@]} -eq 0 ] || [[ " ${only[*]} " = *" $name "* ]] || return 0
+  [ -n "$again" ] || ! grep -qs "| passed |.*| $commit |" "$rows/$name" || return 0
   "$@" 2>&1 | tee "$log" || { result=FAILED failed=1; }
-  row="| $name | \`$*\` | $result | $(counts "$log") | $((SECONDS - start)) | $(date -u +%H:%M) | $(cut -d' ' -f1 /proc/loadavg) |"
-  rows+=$row$'\n'
-  [ "$result" = FAILED ] || { echo "$row" >"$done/.new" && mv "$done/.new" "$done/$name"; }
+  echo "| $name | \`$*\` | $result | $(counts "$log") | $((SECONDS - start)) | $(date -u '+%m-%d %H:%M') |" \
+    "$(cut -d' ' -f1 /proc/loadavg) | $commit |" >"$rows/.new"
+  mv "$rows/.new" "$rows/$name"
 }
 
 integration() { (cd tests/k3s-standin && CGO_ENABLED=0 go test -tags integration -count=1 ./integration); }
@@ -50,16 +52,16 @@ done
 cat >"$results" <<EOF
 # Result of the last full run
 
-Written by \`just full\` (tests/full.sh); commit it with what it tested. The load is that at the end of the part.
+Written by \`just full\` (tests/full.sh); commit it with what it tested. The time and the load are those at the end
+of the part. A part whose commit is another one was not run again since.
 
 - date: $(date -u +%Y-%m-%dT%H:%MZ)
-- commit: $commit$dirty
 - machine: $(nproc) processors, $(awk '/MemTotal/ { printf "%d", $2 / 1048576 + 0.5 }' /proc/meminfo) GiB
 - K3s: $(sed -n 's/^standin = true$/stand-in/p' target/image.lock 2>/dev/null | head -n1 | grep . || echo "as in builder.lock")
 
-| part | command | result | passed | failed | ignored | Go packages | seconds | at (UTC) | load |
-|---|---|---|---|---|---|---|---|---|---|
-$rows
+| part | command | result | passed | failed | ignored | Go packages | seconds | at (UTC) | load | commit |
+|---|---|---|---|---|---|---|---|---|---|---|
+$(for name in "${parts[@]}"; do cat "$rows/$name" 2>/dev/null || echo "| $name | | not run | | | | | | | | |"; done)
 EOF
 cat "$results" >&2
 exit "$failed"
