@@ -77,7 +77,8 @@ const UNCORDON: Step =
     row("uncordon", CHANGE, Blame::Onward, on_node::takes_pods, on_node::let_pods_in);
 const ADOPT: Step = row("adopt", CHANGE, Blame::Onward, on_vm::is_adopted, on_vm::adopt);
 const SWEEP: Step = row("sweep", CHANGE, Blame::Onward, on_vm::is_swept, on_vm::sweep);
-/// Proven was some steps ago, and after a kill it may be days: what goes now cannot come back.
+/// Proven was some steps ago, and after a kill it may be days: what goes now cannot come back. It may
+/// give the secret again, so the sweep comes after it.
 const STILL_READY: Step =
     row("still-ready", READY, Blame::Onward, on_node::is_ready, on_vm::keep_going);
 const OLD_GONE: Step =
@@ -161,9 +162,9 @@ static REBUILD: &[Step] = &[
     GATES_,
     UNCORDON,
     ADOPT,
-    SWEEP,
     STILL_READY,
     OLD_GONE,
+    SWEEP,
 ];
 
 /// The sole server is not drained, as workloads run on without it; and its Node is not deleted, as a
@@ -188,9 +189,9 @@ static REBUILD_SOLE: &[Step] = &[
     GATES_,
     UNCORDON,
     ADOPT,
-    SWEEP,
     STILL_READY,
     OLD_GONE,
+    SWEEP,
 ];
 
 /// The VM goes when the cluster has forgotten it.

@@ -147,7 +147,12 @@ fn judge(case: &Case) -> Result<End, String> {
     }
     let state = model.state();
     if !state.isos.is_empty() || state.templates.len() != 8 {
-        return Err("a secret is left, or a template gone".to_owned());
+        let open = history::operations(&model).unwrap();
+        return Err(format!(
+            "a secret is left, or a template gone: {:?}, {} templates\n{open:#?}",
+            state.isos,
+            state.templates.len()
+        ));
     }
     for row in &rollout.rows {
         let has: Vec<_> = state.machines.values().filter(|m| m.name == row.node.as_str()).collect();
@@ -180,6 +185,28 @@ fn no_rollout_breaks_a_cluster_and_every_one_ends() {
         *counts.borrow_mut().entry(format!("{end:?}")).or_insert(0) += 1;
     });
     println!("{cases} random rollouts: {:?}", counts.into_inner());
+}
+
+/// Found by a full run's random cases.
+#[test]
+fn what_chance_found_ends_well() {
+    let case = Case {
+        servers: 1,
+        agents: 1,
+        max_unavailable: 1,
+        canary: Some(0),
+        window: false,
+        bad_master: None,
+        bad_worker: None,
+        faults: vec![
+            (557, Effect::KilledBefore),
+            (368, Effect::KilledBefore),
+            (367, Effect::Away(28)),
+        ],
+        death: Some((0, 0)),
+        abort: false,
+    };
+    judge(&case).unwrap();
 }
 
 #[test]
