@@ -302,8 +302,11 @@ pub fn diagnosis(case: &Case<'_>, checks: &[Check]) -> Option<(String, String)> 
             "attach a NoCloud drive (Proxmox: ide2 STORE:cloudinit) and start the VM again".into(),
         ));
     }
-    if let Some(Report { state: State::Failed, failure: Some(failure), .. }) = case.report {
-        let text = format!("firstboot's step `{}` failed: {}", failure.step, failure.cause);
+    if let Some(Report { state, failure: Some(failure), .. }) = case.report
+        && (*state == State::Failed || failed("state"))
+    {
+        let how = if *state == State::Failed { "failed" } else { "waits" };
+        let text = format!("firstboot's step `{}` {how}: {}", failure.step, failure.cause);
         return Some((text, failure.fix.clone()));
     }
     if case.report.is_none() {

@@ -172,6 +172,9 @@ fn what_went_wrong_is_said_by_its_cause() {
         cause: "node.json is no JSON".into(),
         fix: "build the image again".into(),
     });
+    let waits = Report { state: State::Waiting, ..failed.clone() };
+    let mut ready = sample();
+    ready.expect = Expect::Ready;
     let unnamed = facts(&[("hostname", "localhost")]);
     let mut missing = sample();
     missing.seed = Seed::Missing;
@@ -181,6 +184,8 @@ fn what_went_wrong_is_said_by_its_cause() {
         said(&sample(), &with("", ""), Some(&failed)),
         said(&sample(), &with("", ""), None),
         said(&sample(), &with("journals", "2"), Some(&report(State::Waiting))),
+        said(&ready, &with("", ""), Some(&waits)),
+        said(&sample(), &with("journals", "2"), Some(&waits)),
     ];
     insta::assert_snapshot!(text.join("\n"));
 }
