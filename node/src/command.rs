@@ -11,6 +11,15 @@ use crate::failpoint;
 /// How many bytes of a failed program's stderr go into the error: enough for its last words.
 const STDERR_TAIL: usize = 2048;
 
+/// `program`, to be ended by the kernel with `signal` (as setpriv(1) names it, such as `KILL`) when the
+/// thread that starts it is gone, however that ends: else what a killed builder had started goes on
+/// writing where the next one cleans up.
+pub fn tied(signal: &str, program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", signal, "--"]).arg(program);
+    command
+}
+
 /// Endings for a prepared [`Command`].
 pub trait Run {
     /// Runs to the end; anything but exit status 0 is an error with stderr's tail.

@@ -12,8 +12,8 @@ type Request = (Command, Sender<std::io::Result<Child>>);
 
 /// `program` under a guard of the kernel's: it is killed when this process is gone.
 pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).arg(program).stdin(Stdio::null());
+    let mut command = node::command::tied("KILL", program);
+    command.stdin(Stdio::null());
     command
 }
 

@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use node::command::tied;
 
 use super::inject::EXIT_PORT;
 use super::plan::{Accel, BootPlan, Firmware, Forward, mac_text};
@@ -136,12 +137,12 @@ fn last_words(path: &Path) -> String {
     fs_err::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
-/// The same command under `setpriv`, so that the kernel ends QEMU when this process is killed
-/// without a chance to clean up; in a process group of its own, so that Ctrl-C reaches only us.
+/// The same command, ended by the kernel when this process is killed without a chance to clean up;
+/// in a process group of its own, so that Ctrl-C reaches only us.
 fn dying_with_us(qemu: &Command) -> Command {
     use std::os::unix::process::CommandExt as _;
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).arg(qemu.get_program()).args(qemu.get_args());
+    let mut command = tied("KILL", qemu.get_program());
+    command.args(qemu.get_args());
     for (name, value) in qemu.get_envs() {
         match value {
             Some(value) => command.env(name, value),

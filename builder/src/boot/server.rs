@@ -4,13 +4,14 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use fs_err as fs;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use node::command::tied;
 use serde_json::json;
 
 use crate::secrets::random_text;
@@ -53,8 +54,7 @@ impl Server {
         fs::write(&config, keys.to_string())?;
         let log = folder.join("server.log");
         // The kernel tells it when this process is gone, however that ends: nobody else would.
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM", "--"]).arg(k3s);
+        let mut command = tied("TERM", k3s);
         command.arg("server").env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("K3S_CONFIG_FILE", &config).env("HOME", folder);
         // The stand-in can keep everything of a node below one folder; K3s itself ignores this.

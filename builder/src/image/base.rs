@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
 use fs_err as fs;
-use node::command::Run;
+use node::command::{Run, tied};
 use node::packages::Packages;
 use node::values::Digest;
 use serde::{Deserialize, Serialize};
@@ -106,13 +106,14 @@ fn run_mmdebstrap(
     // As root its mounts would be the host's: killed at the wrong moment it leaves them behind, and
     // whoever removes the folder then walks into the host's /sys.
     let root = nix::unistd::geteuid().is_root();
-    let (mode, own_mounts): (_, &[&str]) =
-        if root { ("root", &["unshare", "--mount"]) } else { ("unshare", &[]) };
+    let (mode, first) = if root { ("root", "unshare") } else { ("unshare", "mmdebstrap") };
     // If this process is killed, so is mmdebstrap, which then cleans up after itself.
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "TERM"]).args(own_mounts);
+    let mut command = tied("TERM", first);
+    if root {
+        command.args(["--mount", "mmdebstrap"]);
+    }
     // Not --quiet: then it keeps to itself what a failed dpkg said.
-    command.args(["mmdebstrap", "--variant=minbase", "--format=tar"]);
+    command.args(["--variant=minbase", "--format=tar"]);
     command.arg(format!("--mode={mode}")).arg(format!("--include={}", names.join(",")));
     command
         .arg("--aptopt=Acquire::Languages \"none\"")

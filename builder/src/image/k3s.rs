@@ -3,11 +3,10 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use fs_err as fs;
-use node::command::Run;
+use node::command::{Run, tied};
 use node::values::Digest;
 
 use super::helm;
@@ -65,7 +64,7 @@ fn unpack_data(store: &Store, k3s: &Artifact, dest: &Path) -> Result<()> {
     fs::copy(store.object(&k3s.sha256), &binary)?;
     fs::set_permissions(&binary, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let data_dir = dest.join("data-dir");
-    let mut command = Command::new(&binary);
+    let mut command = tied("KILL", &binary);
     command.args(["ctr", "--version"]).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     command.env("HOME", dest).env("K3S_DATA_DIR", &data_dir);
     let what = || format!("failed to let K3s {} unpack its data directory", k3s.version);

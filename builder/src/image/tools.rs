@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
-use node::command::Run;
+use node::command::{Run, tied};
 use node::values::Digest;
 
 use super::key::Key;
@@ -34,7 +34,7 @@ pub fn unpack(store: &Store, set: &BaseSet, dest: &Path) -> Result<()> {
     let root = dest.join("root");
     fs_err::create_dir_all(&root)?;
     for package in &set.packages {
-        Command::new("dpkg-deb")
+        tied("KILL", "dpkg-deb")
             .arg("--extract")
             .arg(store.object(&package.sha256))
             .arg(&root)
@@ -62,7 +62,7 @@ impl Tools {
 
     /// A program of the tree, by its path below `/`, ready for its arguments.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.root.join(LOADER));
+        let mut command = tied("KILL", self.root.join(LOADER));
         command.arg("--library-path").arg(self.root.join(LIBRARIES)).arg(self.root.join(program));
         // Character set modules of the host's C library would not fit this one. UTF-8, for
         // names that are.
