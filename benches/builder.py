@@ -47,7 +47,8 @@ def double():
     said = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
     if said.returncode != 0:
         sys.exit(f"bench: {' '.join(command)} failed:\n{(said.stdout + said.stderr)[-3000:]}")
-    return dict(re.findall(r"^bench: ([^:]+): (.*)$", said.stdout, re.MULTILINE))
+    # Behind "test NAME ... " when it is the first line that the test prints.
+    return dict(re.findall(r"bench: ([^:]+): (.*)$", said.stdout, re.MULTILINE))
 
 
 def main():

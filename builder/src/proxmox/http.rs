@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use reqwest::blocking::multipart::{Form, Part};
-use reqwest::blocking::{self, RequestBuilder, Response};
+use futures_util::stream::{self, TryStream};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::multipart::{Form, Part};
+use reqwest::{Body, RequestBuilder, Response};
+use tokio::runtime::{self, Runtime};
 
 use super::tls::Verifier;
 use super::token::Token;
@@ -23,11 +25,16 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(45);
 const IDLE: Duration = Duration::from_secs(3);
 /// A connection whose other end takes nothing for so long is dead.
 const STALL: Duration = Duration::from_mins(1);
+/// Bytes of a file read and handed over at once. reqwest's blocking client takes 8 KiB through a
+/// channel between two threads, which made an upload three times slower than curl's.
+const PIECE: usize = 256 << 10;
 
 /// The client on the wire.
 #[derive(Debug)]
 pub struct Http {
-    client: blocking::Client,
+    /// Drives the connections while a call waits for its answer.
+    runtime: Runtime,
+    client: reqwest::Client,
     endpoint: String,
     verifier: Arc<Verifier>,
 }
@@ -41,7 +48,7 @@ impl Http {
         let mut authorization = HeaderValue::from_str(&token.header())
             .map_err(|_| anyhow!("the API token holds a character no header may have"))?;
         authorization.set_sensitive(true);
-        let client = blocking::Client::builder()
+        let client = reqwest::Client::builder()
             .user_agent(concat!("node-image-builder/", env!("CARGO_PKG_VERSION")))
             .default_headers(HeaderMap::from_iter([(AUTHORIZATION, authorization)]))
             .tls_backend_preconfigured(verifier.client_config()?)
@@ -55,13 +62,15 @@ impl Http {
             .tcp_user_timeout(STALL)
             .build()
             .context("failed to set up HTTPS")?;
-        Ok(Self { client, endpoint: endpoint.to_owned(), verifier })
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { runtime, client, endpoint: endpoint.to_owned(), verifier })
     }
 
     fn finish(&self, request: RequestBuilder) -> Result<Reply, Failure> {
-        let answer = request.send().and_then(|response| {
+        let answer = self.runtime.block_on(async {
+            let response = request.send().await?;
             let (status, reason) = (response.status().as_u16(), reason(&response));
-            Ok(Reply { status, reason, body: response.bytes()?.to_vec() })
+            Ok(Reply { status, reason, body: response.bytes().await?.to_vec() })
         });
         answer.map_err(|error| self.failure(error))
     }
@@ -108,8 +117,8 @@ impl Transport for Http {
 /// The fields in the one order the server takes, the file last and with its length.
 fn form(upload: &Upload, on_bytes: OnBytes) -> Result<Form> {
     let file = fs_err::File::open(&upload.file)?.into_parts().0;
-    let counted = Counted { file, on_bytes };
-    let part = Part::reader_with_length(counted, upload.bytes)
+    let body = Body::wrap_stream(pieces(file, on_bytes));
+    let part = Part::stream_with_length(body, upload.bytes)
         .file_name(upload.name.clone())
         .mime_str("application/octet-stream")
         .context("failed to describe the file")?;
@@ -120,22 +129,23 @@ fn form(upload: &Upload, on_bytes: OnBytes) -> Result<Form> {
         .part("filename", part))
 }
 
-/// A file that says how much of it was read.
-struct Counted {
+/// The file from its start, in pieces; says how much of it was read.
+fn pieces(
     file: File,
     on_bytes: OnBytes,
-}
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.file.read(buffer)?;
-        (self.on_bytes)(n as u64);
-        Ok(n)
-    }
+) -> impl TryStream<Ok = Vec<u8>, Error = std::io::Error> + Send {
+    stream::try_unfold((file, on_bytes), |(mut file, on_bytes)| async move {
+        let mut piece = Vec::with_capacity(PIECE);
+        let n = (&mut file).take(PIECE as u64).read_to_end(&mut piece)?;
+        on_bytes(n as u64);
+        Ok((n > 0).then_some((piece, (file, on_bytes))))
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::TryStreamExt as _;
+
     use super::*;
 
     #[test]
@@ -155,8 +165,9 @@ mod tests {
         };
         let form = form(&upload, Arc::new(|_| ())).unwrap();
         let boundary = form.boundary().to_owned();
-        let mut text = String::new();
-        form.into_reader().read_to_string(&mut text).unwrap();
+        let runtime = runtime::Builder::new_current_thread().build().unwrap();
+        let pieces: Vec<_> = runtime.block_on(form.into_stream().try_collect()).unwrap();
+        let text = String::from_utf8(pieces.concat()).unwrap();
         insta::assert_snapshot!(text.replace(&boundary, "BOUNDARY").replace("\r\n", "\n"), @r#"
         --BOUNDARY
         Content-Disposition: form-data; name="content"

@@ -71,15 +71,16 @@ impl Client {
         let progress = Arc::new(Progress::new(self.ui(), upload));
         let shared = Arc::clone(&progress);
         let sent = self.transport().upload(upload, Arc::new(move |bytes| shared.add(bytes)));
-        progress.bar.finish_and_clear();
+        let line = progress.sent();
         let reply = sent.map_err(|f| Error::of_failure(call, self.endpoint(), f))?;
         let value = data(call, &reply)?;
         let upid = value.as_str().and_then(|text| text.parse::<Upid>().ok());
         let upid = upid.ok_or_else(|| {
             Error::new(Class::Unsupported, call, format!("the reply is no task's name: {value}"))
         })?;
+        let start = Instant::now();
         self.follow(call, &upid, self.limits().task)?;
-        self.ui().line(format!("{} is on {}, {}", upload.name, upload.node, progress.summary()));
+        self.ui().line(format!("{line}, checked and stored there in {}", since(start)));
         Ok(())
     }
 
@@ -149,8 +150,9 @@ impl Progress {
         }
     }
 
-    /// The whole time: sending, and the host's checksum and copy.
-    fn summary(&self) -> String {
-        format!("{} MiB in {}", self.total >> 20, since(self.start))
+    /// What the sending took; the host's checksum and copy come after it.
+    fn sent(&self) -> String {
+        self.bar.finish_and_clear();
+        format!("sent {}, {} MiB in {}", self.name, self.total >> 20, since(self.start))
     }
 }
