@@ -233,6 +233,8 @@ fn or_none(text: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
