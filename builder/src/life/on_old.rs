@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use super::failed::Failed;
+use super::journal::Operation;
 use super::on_vm::ours;
 use super::op::Op;
 use super::seams::{Answer, Found, Off, Vm};
 use super::step::{Seen, done_if};
+use super::{on_node, on_vm};
 
 /// A guest that does not end by itself in this time is cut off.
 const CLEAN: Duration = Duration::from_mins(3);
@@ -63,11 +65,18 @@ pub fn old_is_gone(op: &mut Op<'_>) -> Answer<Seen> {
     done_if(old(op)?.is_none(), || "the old VM is still there".to_owned())
 }
 
-/// Removes it.
+/// Removes it. The step before saw the new node Ready, but Proxmox may have been away since, for longer
+/// than a node that died goes on saying so: it is asked once more, right before.
 pub fn destroy_old(op: &mut Op<'_>) -> Answer<()> {
     let Some(vm) = old(op)? else { return Ok(()) };
     if vm.running {
         return op.world.hypervisor.stop(&vm.place, Off::Hard);
+    }
+    if op.journal.operation != Operation::Delete
+        && let Seen::Not(why) | Seen::Refused(why) = on_node::is_ready(op)?
+    {
+        on_vm::keep_going(op)?;
+        return Err(Failed::Later(format!("{} is still needed: {why}", vm.place)));
     }
     op.world.hypervisor.destroy(&vm.place)
 }
