@@ -153,7 +153,12 @@ impl Hypervisor for Model {
             let died = s.died.as_ref().is_some_and(just);
             // A VM of a bad image is nobody's way back.
             let sound = m.joined && s.traits_of(&m).healthy && s.traits_of(&m).ready;
-            if sound && s.expected.contains(&m.name) && !s.serves(&m.name) && !died {
+            // On the way back of a node that was not Ready before either, the old VM runs and is
+            // not waited for.
+            let other = |o: &&Machine| o.name == m.name && o.place != m.place;
+            let other = s.machines.values().filter(other).any(|o| o.joined && o.up.is_some());
+            let needed = s.expected.contains(&m.name) && !s.serves(&m.name) && !other;
+            if sound && needed && !died {
                 let at = s.now.as_secs();
                 s.violations.insert(format!("{at} s: {place} was the way back of {}", m.name));
             }

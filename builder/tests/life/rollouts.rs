@@ -139,7 +139,8 @@ fn judge(case: &Case) -> Result<End, String> {
     model.state().advance(Duration::from_mins(5));
     let violations = model.state().violations.clone();
     if !violations.is_empty() {
-        return Err(violations.into_iter().collect::<Vec<_>>().join("\n"));
+        let text = violations.into_iter().collect::<Vec<_>>().join("\n");
+        return Err(format!("{text}\n{:#?}", history::operations(&model).unwrap()));
     }
     let open = history::unfinished(&model).unwrap();
     if !open.is_empty() {
@@ -209,7 +210,10 @@ fn what_chance_found_ends_well() {
     // Proxmox away between the last look at a node, which had died just before, and its old VM's end.
     let faults = vec![(429, Effect::Away(6))];
     let death = Some((418, 0));
-    judge(&Case { agents: 3, max_unavailable: 2, faults, death, ..calm }).unwrap();
+    judge(&Case { agents: 3, max_unavailable: 2, faults, death, ..calm.clone() }).unwrap();
+    let (canary, faults) = (Some(2), vec![(392, Effect::Away(15))]);
+    let death = Some((0, 3));
+    judge(&Case { agents: 3, max_unavailable: 2, canary, faults, death, ..calm }).unwrap();
 }
 
 #[test]
