@@ -34,7 +34,7 @@ if [ "$(cat "$to/STAMP" 2>/dev/null)" != "$stamp" ] || [ ! -f "$to/root.tar" ]; 
   mmdebstrap --quiet --variant=extract --format=tar --aptopt='APT::Install-Recommends "false"' \
     --include=base-files,base-passwd,bash,dash,coreutils,findutils,gzip,sed,grep,mawk,hostname,netbase,libc-bin \
     --include=postgresql-17,prometheus-postgres-exporter,dnsmasq-base,nginx-light,libnginx-mod-stream \
-    --include=openssh-server,git,prometheus,prometheus-alertmanager \
+    --include=openssh-server,git,prometheus,prometheus-alertmanager,valkey-server \
     --extract-hook="'$PWD/tests/bundle/pods.sh' finish \"\$1\"" trixie "$to/root.tar.part" >&2
   mv "$to/root.tar.part" "$to/root.tar"
   echo "$stamp" >"$to/STAMP"

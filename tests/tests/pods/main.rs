@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a broken preparation ends the test")]
 
 mod alerts;
+mod broker;
 mod dev;
 mod names;
 mod ntfy;
@@ -28,7 +29,8 @@ use serde_json::{Value, json};
 /// For a step of pods: seconds on an idle machine.
 const SOON: Duration = Duration::from_mins(5);
 /// What `builder` puts into files that end in `.tera`, as far as the files used here ask.
-const FACTS: [(&str, &str); 2] = [
+const FACTS: [(&str, &str); 3] = [
+    ("{{ cluster.domain }}", "home.example"),
     ("{{ cluster.k3s.cluster_domain }}", "cluster.local"),
     ("{{ cluster.network.cidr }}", "192.168.2.0/24"),
 ];
@@ -91,6 +93,7 @@ fn images(root: &Path) -> Vec<Image> {
             &default("postgres", "/metrics/image"),
             json!({"Entrypoint": ["/usr/bin/prometheus-postgres-exporter"]}),
         ),
+        image(&default("paperless", "/broker/image"), json!({"Env": [path]})),
         image(&default("dev-proxy", "/image"), json!({"Env": [path]})),
         image(
             &default("dev-containers", "/image"),
@@ -115,6 +118,8 @@ fn what_the_charts_run_works_in_real_pods() {
     names::start(&mut cluster);
     postgres::rows_come_back_after_their_volume_is_lost(&mut cluster);
     println!("pods: PostgreSQL after {:.0?}", start.elapsed());
+    broker::tasks_are_taken_and_none_outlives_its_pod(&mut cluster);
+    println!("pods: Paperless' broker after {:.0?}", start.elapsed());
     dev::routes_change_and_a_dev_container_is_reached(&mut cluster);
     println!("pods: the dev proxy and a dev container after {:.0?}", start.elapsed());
     alerts::what_fails_is_told_within_a_minute(&mut cluster);
