@@ -9,11 +9,16 @@ cd "$(dirname "$0")/.."
 export E2E=full
 results=docs/results.md
 commit=$(git rev-parse --short=12 HEAD)
-[ -z "$(git status --porcelain -- . ":!$results")" ] || commit+=" and more"
-rows=target/full/rows # a file per part: its row
 again=""
 if [ "${1:-}" = --again ]; then again=yes && shift; fi
+# What is not committed has no name under which it could have passed before.
+[ -z "$(git status --porcelain -- . ":!$results")" ] || { commit+=" and more" again=yes; }
+rows=target/full/rows # a file per part: its row
 only=("$@")
+known=(lint unit images integration e2e-lib $(basename -a -s .rs tests/tests/*))
+for name in "${only[@]}"; do
+  [[ " ${known[*]} " = *" $name "* ]] || { echo "full: no part $name; there are: ${known[*]}" >&2; exit 2; }
+done
 mkdir -p "$rows" target/full/log
 
 # Sums cargo's "test result: ok. N passed; N failed; N ignored" lines; Go says one `ok` per package.
