@@ -105,6 +105,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_tied_ends_with_the_thread_that_started_it() {
+        use std::io::Read as _;
+        use std::os::unix::process::ExitStatusExt as _;
+        let start = || {
+            let mut command = tied("KILL", "sh");
+            command.args(["-c", "echo; exec sleep 60"]).stdout(Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            // Only a program that runs is tied already.
+            child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+            child
+        };
+        let mut child = std::thread::spawn(start).join().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+    }
+
+    #[test]
     fn a_failure_carries_the_line_the_status_and_the_last_words() {
         let mut cmd = Command::new("sh");
         let text = cmd.args(["-c", "echo gone >&2; exit 3"]).run().unwrap_err().to_string();

@@ -3,7 +3,7 @@
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -61,10 +61,9 @@ impl Nfs {
     /// It does not start; its log is in the error.
     pub fn bring_back(&mut self) -> Result<()> {
         let own = |name: &str| self.place.path().join(name);
-        // setpriv: it ends with this process, however that ends.
-        let mut server = Command::new("setpriv");
-        server.args(["--pdeathsig", "KILL", "--", "ganesha.nfsd", "-F"]);
-        server.arg("-f").arg(own("ganesha.conf")).arg("-L").arg(own("log"));
+        // It ends with this process, however that ends.
+        let mut server = node::command::tied("KILL", "ganesha.nfsd");
+        server.arg("-F").arg("-f").arg(own("ganesha.conf")).arg("-L").arg(own("log"));
         server.arg("-p").arg(own("pid"));
         server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(server.spawn().context("failed to start nfs-ganesha")?);
